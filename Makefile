@@ -1,0 +1,57 @@
+# pg_fraud: the extension (PGXS) and the bridge (bridge/Makefile).
+#
+#	make                  build both
+#	make install          extension into the server, programs into its bindir
+#	make installcheck     regression tests against a running server
+#	make demo             the main job on a live stream, private servers
+#	make test             every test, private servers
+#	make bench            ratios measured side by side
+
+EXTENSION = extension/pg_fraud
+EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/pg_fraud.control)
+MODULE_big = pg_fraud
+OBJS = $(patsubst %.c,%.o,$(sort $(wildcard extension/*.c)))
+PG_CPPFLAGS = -DPG_FRAUD_VERSION='"$(EXTVERSION)"'
+PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-missing-field-initializers $(CFLAGS_EXTRA)
+
+# The extension's SQL, one file per noun, joined in this order.
+SQL_PARTS = $(addprefix extension/sql/, \
+	header.sql role.sql watch.sql rule.sql ledger.sql source.sql sink.sql \
+	bridge.sql api.sql privilege.sql)
+DATA_built = extension/pg_fraud--$(EXTVERSION).sql
+DATA = $(wildcard extension/pg_fraud--*--*.sql)
+
+TESTS = $(sort $(wildcard sql/*.sql))
+REGRESS = $(patsubst sql/%.sql,%,$(TESTS))
+ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))
+USE_MODULE_DB = 1
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(DATA_built): $(SQL_PARTS) Makefile
+	cat $(SQL_PARTS) > $@
+
+$(OBJS): extension/pg_fraud.h extension/compat.h
+
+all: bridge
+bridge:
+	$(MAKE) -C bridge PG_CONFIG='$(PG_CONFIG)'
+
+install: install-bridge
+install-bridge: bridge
+	$(MKDIR_P) '$(DESTDIR)$(bindir)'
+	$(INSTALL_PROGRAM) bridge/fraudbridge bridge/fraudgen '$(DESTDIR)$(bindir)'
+
+uninstall: uninstall-bridge
+uninstall-bridge:
+	rm -f '$(DESTDIR)$(bindir)/fraudbridge' '$(DESTDIR)$(bindir)/fraudgen'
+
+clean: clean-bridge
+clean-bridge:
+	$(MAKE) -C bridge clean PG_CONFIG='$(PG_CONFIG)'
+	rm -f $(DATA_built)
+
+.PHONY: bridge install-bridge uninstall-bridge clean-bridge
