@@ -42,8 +42,8 @@ bridge:
 
 install: install-bridge
 install-bridge: bridge
-	$(MKDIR_P) '$(DESTDIR)$(bindir)'
-	$(INSTALL_PROGRAM) bridge/fraudbridge bridge/fraudgen '$(DESTDIR)$(bindir)'
+	$(MAKE) -C bridge install PG_CONFIG='$(PG_CONFIG)' \
+		DESTDIR='$(DESTDIR)' bindir='$(bindir)'
 
 uninstall: uninstall-bridge
 uninstall-bridge:
