@@ -1,0 +1,255 @@
+/*
+ * pg_fraud.h
+ *
+ * What the files of the extension share: the way of a row from its slot to a
+ * verdict, its marks and its alert.
+ *
+ *	rule.c		text -> checked expression
+ *	ruleset.c	a table's compiled rules, cached and invalidated
+ *	setting.c	the fixed settings under which rules compile and run
+ *	judge.c		slot + ruleset -> verdict
+ *	mark.c		verdict -> marks (the triggers)
+ *	ledger.c	verdict -> fraud.alerts
+ *	counter.c	what rules did, counted per transaction
+ *	failure.c	errors of rules on rows
+ *	remark.c	stored rows judged again
+ *	ask.c		is_fraud, check, explain
+ *	backtest.c	a condition over stored rows
+ */
+#ifndef PG_FRAUD_H
+#define PG_FRAUD_H
+
+#include "access/tupdesc.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "nodes/primnodes.h"
+#include "utils/elog.h"
+#include "utils/numeric.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "compat.h"
+
+/*
+ * now() and its relatives in a rule are replaced by this parameter (of type
+ * timestamptz, PARAM_EXTERN), which judge.c supplies: the moment of judging,
+ * or the row's event time in backtest and remark.
+ */
+#define PARAM_MOMENT 1
+
+/* The longest condition that is accepted, in bytes */
+#define RULE_MAX_LENGTH 65536
+
+/* ---- rule.c: text -> checked expression ---- */
+
+/* What evaluating an expression needs, or can lead to */
+typedef struct RuleTraits
+{
+	bool		can_raise;		/* may end in an error on some row */
+	bool		reads_moment;	/* has PARAM_MOMENT in it */
+	bool		reads_settings; /* its result may hang on a session setting:
+								 * evaluate between settings_fix and
+								 * settings_restore */
+	Bitmapset  *columns;		/* attribute numbers that it reads, as they
+								 * are (no FirstLowInvalidHeapAttributeNumber
+								 * offset) */
+} RuleTraits;
+
+/*
+ * Parse and check a condition over rel's row, and make it ready for
+ * ExecInitExpr: varno 1, planned (constants folded), function ids fixed,
+ * clock functions replaced by PARAM_MOMENT, generated columns replaced by
+ * their expressions (they are not there yet in a BEFORE trigger).  Compiles
+ * under the fixed settings whatever the session's are.  The result is
+ * allocated in CurrentMemoryContext; errors carry the position in the rule's
+ * own text.  Takes no lock: the caller holds one on rel.
+ */
+extern Expr *rule_compile(Relation rel, const char *condition);
+extern void rule_traits(Node *expr, RuleTraits *traits);
+
+/* ---- ruleset.c: a table's compiled rules ---- */
+
+typedef enum RuleMode
+{
+	RULE_LIVE,					/* marks */
+	RULE_SHADOW,				/* is evaluated and counted only */
+	RULE_OFF					/* is not loaded at all */
+} RuleMode;
+
+typedef struct Rule
+{
+	int64		id;				/* fraud.rule_config.id */
+	char	   *name;
+	int			version;
+	RuleMode	mode;
+	bool		fire_on_error;	/* on_error => 'fire' */
+	Numeric		score;
+	char	   *condition;
+	bool		broken;			/* does not compile: is not evaluated */
+	char	   *error;			/* why, if broken */
+	RuleTraits	traits;
+	Expr	   *expr;			/* NULL if broken */
+	ExprState  *state;			/* NULL if broken */
+} Rule;
+
+/*
+ * The rules of one watched table for one row layout.  Valid until control
+ * goes back to the caller of the function that asked for it; whoever keeps
+ * it longer must ask again (or pin it: ruleset_pin).
+ */
+typedef struct RuleSet
+{
+	MemoryContext context;		/* holds all of it */
+	int			pins;			/* users that must not lose it */
+	bool		stale;			/* replaced: freed by the last unpin */
+	uint64		generation;		/* of the rules that it was built from */
+	uint64		serial;			/* unique in this backend */
+	Oid			root;			/* the watched table */
+	char	   *table_name;		/* root's name, schema-qualified */
+	TupleDesc	desc;			/* the layout, a copy */
+	bool		paused;
+	bool		on_update;
+	Numeric		threshold;
+	AttrNumber	event_time;		/* 0 if none; in this layout */
+	AttrNumber	entity;
+	AttrNumber	amount;
+	AttrNumber	is_fraud;		/* the marks' columns, 0 if missing */
+	AttrNumber	fraud_score;
+	AttrNumber	fraud_rules;
+	AttrNumber	fraud_alert_id;
+	AttrNumber	kafka_partition;	/* 0 if missing or of another type */
+	AttrNumber	kafka_offset;
+	AttrNumber	max_column;		/* the last column that any rule reads */
+	bool		any_moment;		/* some rule has PARAM_MOMENT */
+	bool		any_settings;	/* some rule reads settings */
+	int			nrules;			/* live and shadow, broken ones too */
+	Rule	   *rules;			/* ordered by name */
+	ExprContext *econtext;		/* for evaluation; reset for each row */
+	ParamListInfo params;		/* PARAM_MOMENT */
+	struct CounterSlot *counter;	/* counter.c's */
+} RuleSet;
+
+/*
+ * The rules for a relation: a watched table or a partition of one (NULL if
+ * it is neither).  rel is open and locked by the caller.
+ */
+extern RuleSet *ruleset_for(Relation rel);
+/* The same by id; opens the relation only when something has changed. */
+extern RuleSet *ruleset_for_relid(Oid relid);
+/*
+ * A set of one live rule over rel, not cached, allocated in
+ * CurrentMemoryContext; for backtest and the like.  rel need not be watched.
+ * Errors in the condition are raised.
+ */
+extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
+extern void ruleset_pin(RuleSet *rs);
+extern void ruleset_unpin(RuleSet *rs);
+/* The event time of a row, false if it has none */
+extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
+							   TimestampTz *moment);
+
+/* ---- setting.c: the fixed settings ---- */
+
+typedef struct SettingsSaved SettingsSaved;
+
+/*
+ * Settings for running: put the fixed values into the server's variables and
+ * give back what was there, or NULL if they were there already.  Very cheap;
+ * not undone by an error: use PG_TRY/PG_FINALLY.
+ */
+extern SettingsSaved *settings_fix(void);
+extern void settings_restore(SettingsSaved *saved);
+/*
+ * Settings for compiling: search_path too, on a GUC nest level, undone by
+ * AtEOXact_GUC(false, level) or by the (sub)transaction's abort.
+ */
+extern int	settings_fix_for_compile(void);
+
+/* ---- judge.c: slot + ruleset -> verdict ---- */
+
+typedef enum JudgeMode
+{
+	JUDGE_COUNT,				/* a row that arrives: all rules, counted */
+	JUDGE_ASK,					/* a question: live rules only, not counted */
+	JUDGE_ALL					/* all rules, not counted (explain) */
+} JudgeMode;
+
+typedef enum Fired
+{
+	FIRED_NO,
+	FIRED_YES,
+	FIRED_ERROR_CLEAR,			/* raised an error, counts as not fired */
+	FIRED_ERROR_FIRE			/* raised an error, counts as fired */
+} Fired;
+
+#define RULE_FIRED(f) ((f) == FIRED_YES || (f) == FIRED_ERROR_FIRE)
+
+typedef struct Verdict
+{
+	bool		is_fraud;
+	int			nfired;			/* live rules that fired */
+	Numeric		score;			/* their sum; in CurrentMemoryContext, or the
+								 * ruleset's: copy what must last */
+	uint8	   *fired;			/* a Fired for each of the set's rules; good
+								 * until the set's next row */
+	int			nerrors;		/* rules that raised an error on the row */
+} Verdict;
+
+/*
+ * Judge the row in slot, laid out as rs->desc.  moment is what now() means,
+ * NULL for the present.  An error of a rule is caught (in a subtransaction),
+ * handed to failure_record when the mode counts, and stands in the verdict.
+ */
+extern void judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
+					   const TimestampTz *moment, Verdict *verdict);
+/* The names of the live rules that fired, NULL if none: text[] */
+extern ArrayType *verdict_rules(RuleSet *rs, const Verdict *verdict);
+
+/* ---- failure.c: errors of rules on rows ---- */
+
+/*
+ * Keep an error that a rule raised on a row (fraud.rule_failures, bounded
+ * per rule and hour).  Called outside the failed subtransaction, once for
+ * each failure; must be cheap when failures are many and must raise nothing
+ * but what judge_rethrows() names.
+ */
+extern void failure_record(RuleSet *rs, Rule *rule, ErrorData *edata);
+/* Is it not the rule's own error?  (classes 40, 53, 57, 58, XX001, XX002) */
+extern bool judge_rethrows(int sqlerrcode);
+
+/* ---- counter.c ---- */
+
+extern void counter_init(void);
+extern void counter_row(RuleSet *rs, const Verdict *verdict);
+extern void counter_time(RuleSet *rs, int rule, uint64 nanoseconds);
+
+/* ---- ledger.c ---- */
+
+/* fraud.begin_batch's state: where the rows of this transaction come from */
+typedef struct Provenance
+{
+	bool		active;
+	char	   *source;
+	char	   *topic;
+	int32		partition;
+	char	   *cluster;
+} Provenance;
+
+extern void ledger_init(void);
+extern int64 ledger_draw_id(void);
+extern void ledger_judged(RuleSet *rs, int64 alert_id);
+/* A row of fraud.TABLE, inserted with its indexes, whoever the user is */
+extern void fraud_table_insert(const char *table, Datum *values, bool *nulls);
+extern Oid	fraud_relid(const char *table);
+
+/* ---- mark.c ---- */
+
+extern void mark_init(void);
+
+/* ---- pg_fraud.c ---- */
+
+extern bool pg_fraud_enabled;
+extern void ruleset_init(void);
+extern void failure_init(void);
+
+#endif							/* PG_FRAUD_H */
