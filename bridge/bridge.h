@@ -174,8 +174,9 @@ typedef struct PgError
 } PgError;
 
 /*
- * A connection for the purpose named (it shows in application_name), with
- * the session settings every part of the bridge relies on.  NULL on
+ * A connection for the purpose named, with the session settings every part
+ * of the bridge relies on.  Its application_name is "fraudbridge INSTANCE":
+ * fraud.evict() knows a bridge's backends by it.  NULL on
  * failure, with the reason in err.  PQfinish() ends it.
  */
 extern PGconn	*pg_connect(const char *purpose, PgError *err);
@@ -197,6 +198,8 @@ typedef struct Backoff
 	int last_ms;
 } Backoff;
 
+extern void		   process_init(void);
+extern bool		   process_reload_asked(void); /* SIGHUP came */
 extern int		   backoff_next(Backoff *backoff);
 extern void		   backoff_reset(Backoff *backoff);
 extern int64_t	   now_ms(void);		  /* monotonic */

@@ -175,7 +175,8 @@ pg_connect(const char *purpose, PgError *err)
 	PGconn	   *conn;
 	int			n = 0;
 
-	snprintf(name, sizeof(name), "fraudbridge %s", purpose);
+	log_debug("connecting to the database for %s", purpose);
+	snprintf(name, sizeof(name), "fraudbridge %s", bridge_instance());
 	/* defaults, which the connection string overrides */
 	add_keyword(keys, values, &n, "connect_timeout", "10", "PGCONNECT_TIMEOUT");
 	add_keyword(keys, values, &n, "keepalives_idle", "5", NULL);
