@@ -1,4 +1,50 @@
--- privilege.sql
+--
+-- privilege.sql: PUBLIC gets nothing, each role what its work needs
+--
+
+REVOKE ALL ON SCHEMA fraud, fraud_api FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA fraud, fraud_api FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA fraud, fraud_api FROM PUBLIC;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA fraud, fraud_api FROM PUBLIC;
+
+-- role.sql
+GRANT USAGE ON SCHEMA fraud TO fraud_reader, fraud_bridge;
+GRANT USAGE ON SCHEMA fraud_api TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.outer_role(), fraud.actor() TO fraud_reader, fraud_bridge;
+
+-- source.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.add_source(text, text, regclass, jsonb, text, text, text, text, text, boolean),
+    fraud.alter_source(text, text, regclass, jsonb, text, text, text, text, text),
+    fraud.drop_source(text, boolean),
+    fraud.pause_source(text),
+    fraud.resume_source(text),
+    fraud.replay(bigint)
+    TO fraud_admin, fraud_operator;
+GRANT EXECUTE ON FUNCTION
+    fraud.set_position(text, int, text, boolean),
+    fraud.set_position(text, int, bigint, boolean),
+    fraud.accept_cluster(text, text)
+    TO fraud_operator;
+GRANT SELECT ON fraud.source_config, fraud.offsets, fraud.dead_letters,
+    fraud.verdicts, fraud.position_changes TO fraud_admin, fraud_operator;
+GRANT SELECT ON fraud.source_config TO fraud_bridge;
+GRANT SELECT, INSERT, UPDATE ON fraud.offsets TO fraud_bridge;
+GRANT SELECT, INSERT, UPDATE ON fraud.dead_letters TO fraud_bridge;
+GRANT SELECT, INSERT, DELETE ON fraud.verdicts TO fraud_bridge;
+
+-- bridge.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.partition_key(text, int),
+    fraud.register_bridge(uuid, text, int, text, text[]),
+    fraud.heartbeat(uuid, jsonb),
+    fraud.unregister_bridge(uuid),
+    fraud.report_source(text, boolean, text, text),
+    fraud.evict(text, int, interval)
+    TO fraud_bridge;
+GRANT EXECUTE ON FUNCTION fraud.is_alive(timestamptz) TO fraud_reader;
+GRANT SELECT ON fraud.bridge_instances TO fraud_bridge, fraud_reader;
+GRANT SELECT ON fraud.sources TO fraud_reader;
 -- sink.sql
 REVOKE ALL ON fraud.sink_config, fraud.sink_cursor, fraud.sink_failures, fraud.sinks FROM PUBLIC;
 REVOKE ALL ON FUNCTION
