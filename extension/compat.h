@@ -7,4 +7,45 @@
 #ifndef PG_FRAUD_COMPAT_H
 #define PG_FRAUD_COMPAT_H
 
+#include "access/transam.h"
+#include "nodes/parsenodes.h"
+
+/* The first object number that initdb gives outside the bootstrap data */
+#ifndef FirstUnpinnedObjectId
+#define FirstUnpinnedObjectId 12000
+#endif
+
+/*
+ * The text of a literal in a raw parse tree, NULL if it is not a string
+ */
+static inline char *
+compat_a_const_string(A_Const *literal)
+{
+#if PG_VERSION_NUM >= 150000
+	return !literal->isnull && IsA(&literal->val.node, String) ?
+		literal->val.sval.sval : NULL;
+#else
+	return IsA(&literal->val, String) ? literal->val.val.str : NULL;
+#endif
+}
+
+/*
+ * Is this one of the nodes of SQL/JSON constructors, predicates and queries,
+ * as far as the server has them?
+ */
+static inline bool
+compat_is_json_node(Node *node)
+{
+#if PG_VERSION_NUM >= 170000
+	if (IsA(node, JsonExpr) || IsA(node, JsonBehavior))
+		return true;
+#endif
+#if PG_VERSION_NUM >= 160000
+	if (IsA(node, JsonIsPredicate) || IsA(node, JsonValueExpr) ||
+		IsA(node, JsonConstructorExpr))
+		return true;
+#endif
+	return false;
+}
+
 #endif							/* PG_FRAUD_COMPAT_H */

@@ -5,6 +5,8 @@
  * verdict, its marks and its alert.
  *
  *	rule.c		text -> checked expression
+ *	whitelist.c	what may stand in a rule
+ *	traits.c	what evaluating an expression needs, or can lead to
  *	ruleset.c	a table's compiled rules, cached and invalidated
  *	setting.c	the fixed settings under which rules compile and run
  *	judge.c		slot + ruleset -> verdict
@@ -23,6 +25,7 @@
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
 #include "nodes/primnodes.h"
+#include "utils/array.h"
 #include "utils/elog.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
@@ -65,7 +68,23 @@ typedef struct RuleTraits
  * own text.  Takes no lock: the caller holds one on rel.
  */
 extern Expr *rule_compile(Relation rel, const char *condition);
+/*
+ * The same as a check only, before a condition is saved.  Runs with the
+ * outer role's rights, also inside a SECURITY DEFINER function: literals of a
+ * user's domain would run its checks as the extension's owner.
+ */
+extern void rule_validate(Relation rel, const char *condition);
+/* The columns that a condition names, for people: generated ones as such */
+extern Bitmapset *rule_columns(Relation rel, const char *condition);
+
+/* ---- traits.c ---- */
+
 extern void rule_traits(Node *expr, RuleTraits *traits);
+
+/* ---- whitelist.c: what may stand in a rule ---- */
+
+struct ParseState;
+extern void whitelist_check(struct ParseState *pstate, Node *expr);
 
 /* ---- ruleset.c: a table's compiled rules ---- */
 
