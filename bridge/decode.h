@@ -58,10 +58,7 @@ extern bool		decoder_run(Decoder *decoder, const char *message, size_t len,
 							bool need_object, Fault *fault);
 extern const JsonValue *decoder_value(const Decoder *decoder, int field);
 
-/* Walking and unescaping what decoder_run() has found valid */
-extern const char *json_next_element(const char *pos, JsonValue *value);
-extern void		   json_unescape(const JsonValue *value, Buffer *out);
-extern bool		   utf8_valid(const char *text, size_t len);
+extern bool utf8_valid(const char *text, size_t len);
 
 extern void fault_set(Fault *fault, const char *stage, const char *sqlstate,
 					  const char *fmt, ...)
