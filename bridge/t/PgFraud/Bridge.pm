@@ -1,0 +1,93 @@
+# The daemon under test.
+
+package PgFraud::Bridge;
+
+use strict;
+use warnings;
+use parent 'PgFraud::Process';
+use PgFraud::Part qw(run_dir wait_for);
+use PgFraud::Process;
+
+my $count = 0;
+my $dir;
+
+# Which programs: as installed, or where PG_FRAUD_BINDIR says
+sub program
+{
+	my ($class, $name) = @_;
+	return "$ENV{PG_FRAUD_BINDIR}/$name" if $ENV{PG_FRAUD_BINDIR};
+	chomp(my $bindir = `@{[ $ENV{PG_CONFIG} // 'pg_config' ]} --bindir`);
+	return "$bindir/$name";
+}
+
+# Starts one beside the test:
+#	PgFraud::Bridge->start($server, $kafka, options => ['--only=ingest'],
+#		dbname => connection string, brokers => ..., env => {...},
+#		program => path of another build, log => file)
+# In the object: stop, kill9, signal('STOP'), wait_exit, log_text, wait_log.
+sub start
+{
+	my ($class, $server, $kafka, %args) = @_;
+	$dir //= run_dir('bridge');
+	my $log = $args{log} // sprintf('%s/bridge-%d.log', $dir, ++$count);
+	my $self = $class->SUPER::start(
+		name => 'fraudbridge',
+		log => $log,
+		env => $args{env} // {},
+		command => [ $args{program} // $class->program('fraudbridge'),
+			'--brokers', $args{brokers} // $kafka->address,
+			'--dbname', $args{dbname} // $server->connstr,
+			@{ $args{options} // [] } ]);
+	$self->{server} = $server;
+	$self->{kafka} = $kafka;
+	return $self;
+}
+
+# Runs one to its end: (exit code, log)
+sub run
+{
+	my ($class, $server, $kafka, %args) = @_;
+	my $self = $class->start($server, $kafka, %args);
+	my $code = $self->wait_exit($args{timeout} // 120);
+	$self->kill9 unless defined $code;
+	return ($code, $self->log_text);
+}
+
+# Waits until the source has stored everything that its topic holds: every
+# partition's next_offset at the log's end.  False when time is up or the
+# bridge has ended.
+sub wait_caught_up
+{
+	my ($self, $source, $timeout) = @_;
+	return wait_caught_up_of($self->{server}, $self->{kafka}, $source,
+		$timeout, sub { $self->alive });
+}
+
+# The same, whichever bridges run
+sub wait_caught_up_of
+{
+	my ($server, $kafka, $source, $timeout, $alive) = @_;
+	my $last = '';
+	my $done = wait_for {
+		return -1 if $alive && !$alive->();
+		my ($code, $topic) = $server->try_sql(
+			"SELECT topic FROM fraud.source_config WHERE name = '$source'");
+		return 0 if $code != 0 || $topic eq '';
+		my $ends = eval { $kafka->end_offsets($topic, 1) } or return 0;
+		my $rows;
+		($code, $rows) = $server->try_sql(
+			"SELECT kafka_partition, next_offset FROM fraud.offsets
+			 WHERE source = '$source'");
+		return 0 if $code != 0;
+		my %next = map { split /\|/ } split /\n/, $rows;
+		$last = join(', ', map { "$_: "
+			  . ($next{$_} // 'none') . " of $ends->{$_}" } sort keys %$ends);
+		return !grep { ($next{$_} // 0) < $ends->{$_} } keys %$ends;
+	} $timeout // 60;
+	return 1 if $done && $done > 0;
+	Test::More::diag("source $source is not at the end: $last"
+		  . ($done ? ' and the bridge has ended' : ''));
+	return 0;
+}
+
+1;
