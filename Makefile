@@ -7,6 +7,23 @@
 #	make test             every test, private servers
 #	make bench            ratios measured side by side
 
+# These come before anything that needs pg_config: they install what is missing
+# and work in private copies of the tree and the server (bridge/parts/private).
+ifneq ($(filter demo test bench,$(MAKECMDGOALS)),)
+
+demo:
+	@KEEP='$(KEEP)' bridge/parts/private -p kafka -p postgrest -p bigquery \
+		bridge/demo/run
+test:
+	@bridge/parts/private -w -p kafka -p postgrest -p bigquery -p postgres \
+		bridge/t/run $(T)
+bench:
+	@bridge/parts/private -p kafka bridge/bench/run $(B)
+
+.PHONY: demo test bench
+
+else
+
 EXTENSION = extension/pg_fraud
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/pg_fraud.control)
 MODULE_big = pg_fraud
@@ -36,16 +53,20 @@ $(DATA_built): $(SQL_PARTS) Makefile
 
 $(OBJS): extension/pg_fraud.h extension/compat.h
 
+# with_bridge=no leaves the programs out: the extension alone.
+ifneq ($(with_bridge),no)
 all: bridge
+install: install-bridge
+uninstall: uninstall-bridge
+endif
+
 bridge:
 	$(MAKE) -C bridge PG_CONFIG='$(PG_CONFIG)'
 
-install: install-bridge
 install-bridge: bridge
 	$(MAKE) -C bridge install PG_CONFIG='$(PG_CONFIG)' \
 		DESTDIR='$(DESTDIR)' bindir='$(bindir)'
 
-uninstall: uninstall-bridge
 uninstall-bridge:
 	rm -f '$(DESTDIR)$(bindir)/fraudbridge' '$(DESTDIR)$(bindir)/fraudgen'
 
@@ -55,3 +76,5 @@ clean-bridge:
 	rm -f $(DATA_built)
 
 .PHONY: bridge install-bridge uninstall-bridge clean-bridge
+
+endif
