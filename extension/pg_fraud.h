@@ -5,6 +5,7 @@
  * verdict, its marks and its alert.
  *
  *	rule.c		text -> checked expression
+ *	helper_call.c	calls of helpers in rules
  *	whitelist.c	what may stand in a rule
  *	traits.c	what evaluating an expression needs, or can lead to
  *	ruleset.c	a table's compiled rules, cached and invalidated
@@ -77,13 +78,33 @@ extern void rule_validate(Relation rel, const char *condition);
 /* The columns that a condition names, for people: generated ones as such */
 extern Bitmapset *rule_columns(Relation rel, const char *condition);
 
+/*
+ * ExecInitExpr for a compiled rule, in CurrentMemoryContext: with nobody's
+ * privileges asked for, since whoever inserts a row need not have the right
+ * to call the helpers that its rules use.
+ */
+extern ExprState *rule_init(Expr *expr);
+
+/* ---- helper_call.c: calls of helpers in rules ---- */
+
+struct ParseState;
+
+typedef struct HelperCalls
+{
+	struct ParseState *pstate;
+	List	   *calls;			/* FuncExprs put aside */
+} HelperCalls;
+
+extern bool is_rule_helper(Oid funcid);
+extern bool helper_calls_aside(Node *node, HelperCalls *calls);
+extern Node *helper_calls_back(Node *node, HelperCalls *calls);
+
 /* ---- traits.c ---- */
 
 extern void rule_traits(Node *expr, RuleTraits *traits);
 
 /* ---- whitelist.c: what may stand in a rule ---- */
 
-struct ParseState;
 extern void whitelist_check(struct ParseState *pstate, Node *expr);
 
 /* ---- ruleset.c: a table's compiled rules ---- */
@@ -232,7 +253,8 @@ extern ArrayType *verdict_rules(RuleSet *rs, const Verdict *verdict);
  * each failure; must be cheap when failures are many and must raise nothing
  * but what judge_rethrows() names.
  */
-extern void failure_record(RuleSet *rs, Rule *rule, ErrorData *edata);
+extern void failure_record(RuleSet *rs, Rule *rule, TupleTableSlot *slot,
+						   ErrorData *edata);
 /* Is it not the rule's own error?  (classes 40, 53, 57, 58, XX001, XX002) */
 extern bool judge_rethrows(int sqlerrcode);
 

@@ -10,7 +10,9 @@
 #include "access/table.h"
 #include "access/transam.h"
 #include "catalog/partition.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -34,6 +36,13 @@ typedef struct RawContext
 	ParseState *pstate;
 	List	   *clock_literals; /* locations of 'now', 'today', ... */
 } RawContext;
+
+/* Where the marks are looked for */
+typedef struct MarksContext
+{
+	ParseState *pstate;
+	Relation	rel;
+} MarksContext;
 
 /*
  * Refuse a kind of expression in the raw tree, at its place
@@ -175,12 +184,43 @@ row_alias(Relation rel)
 }
 
 /*
+ * Refuse the marks: on a row that arrives they are what the inserter wrote.
+ */
+static bool
+marks_walker(Node *node, MarksContext *ctx)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		static const char *const marks[] = {"is_fraud", "fraud_score",
+											"fraud_rules", "fraud_alert_id"};
+		Var						*var = (Var *) node;
+		const char				*name =
+			NameStr(TupleDescAttr(RelationGetDescr(ctx->rel), var->varattno - 1)
+						->attname);
+
+		for (int i = 0; i < lengthof(marks); i++)
+			if (strcmp(name, marks[i]) == 0)
+				ereport(
+					ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("column \"%s\" cannot be used in a rule", name),
+					 errdetail("It is a mark, which the rules themselves set."),
+					 parser_errposition(ctx->pstate, var->location)));
+	}
+	return expression_tree_walker(node, marks_walker, ctx);
+}
+
+/*
  * Parse, analyse and check a condition
  */
 static Node *
 analyse(Relation rel, ParseState *pstate, const char *condition)
 {
 	RawContext			ctx = {pstate, NIL};
+	HelperCalls			helpers = {pstate, NIL};
+	MarksContext		marks = {pstate, rel};
 	ParseNamespaceItem *item;
 	Node			   *node;
 
@@ -196,12 +236,15 @@ analyse(Relation rel, ParseState *pstate, const char *condition)
 										 makeAlias(row_alias(rel), NIL), false,
 										 true);
 	addNSItemToQuery(pstate, item, true, true, true);
+	helper_calls_aside(node, &helpers);
 	node = transformExpr(pstate, node, EXPR_KIND_CHECK_CONSTRAINT);
 	node = coerce_to_boolean(pstate, node, "rule");
+	node = helper_calls_back(node, &helpers);
 	assign_expr_collations(pstate, node);
 	if (list_length(pstate->p_rtable) != 1)
 		elog(ERROR, "rule condition refers to more than one relation");
 	whitelist_check(pstate, node);
+	marks_walker(node, &marks);
 	if (ctx.clock_literals != NIL)
 		clock_literal_walker(node, &ctx);
 	return node;
@@ -477,4 +520,23 @@ rule_validate(Relation rel, const char *condition)
 												 SECURITY_LOCAL_USERID_CHANGE);
 	(void) rule_compile(rel, condition);
 	SetUserIdAndSecContext(user, context);
+}
+
+/*
+ * Make a compiled rule ready to run; see pg_fraud.h.  Initialising runs
+ * nobody's code, so that it can be done as the superuser.
+ */
+ExprState *
+rule_init(Expr *expr)
+{
+	Oid		   user;
+	int		   context;
+	ExprState *state;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID,
+						   context | SECURITY_LOCAL_USERID_CHANGE);
+	state = ExecInitExpr(expr, NULL);
+	SetUserIdAndSecContext(user, context);
+	return state;
 }

@@ -9,13 +9,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/dependency.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_range.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parse_node.h"
@@ -206,32 +202,6 @@ oid_listed(Oid funcid, const Oid *list, int length)
 		if (list[i] == funcid)
 			return true;
 	return false;
-}
-
-/*
- * A helper for rules: a C function of this extension, in its schema, that is
- * not volatile and is meant for rules (its comment does not matter, its name
- * in C does: fraud_rule_*).
- */
-static bool
-is_helper(Oid funcid, Form_pg_proc proc, HeapTuple tuple)
-{
-	bool  isnull;
-	Datum symbol;
-	bool  ours;
-	char *name;
-
-	if (proc->prolang != ClanguageId ||
-		proc->provolatile == PROVOLATILE_VOLATILE)
-		return false;
-	symbol = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
-	if (isnull)
-		return false;
-	name = TextDatumGetCString(symbol);
-	ours = strncmp(name, "fraud_rule_", strlen("fraud_rule_")) == 0;
-	pfree(name);
-	return ours && getExtensionOfObject(ProcedureRelationId, funcid) ==
-					   get_extension_oid("pg_fraud", true);
 }
 
 /*
@@ -453,7 +423,7 @@ check_function(Oid funcid, void *context)
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 
 	if (funcid >= FirstUnpinnedObjectId)
-		allowed = is_helper(funcid, proc, tuple);
+		allowed = is_rule_helper(funcid);
 	else if (!io && has_pseudo_signature(proc))
 		allowed = false;
 	else if (proc->provolatile == PROVOLATILE_IMMUTABLE)
