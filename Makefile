@@ -41,7 +41,9 @@ DATA = $(wildcard extension/pg_fraud--*--*.sql)
 
 TESTS = $(sort $(wildcard sql/*.sql))
 REGRESS = $(patsubst sql/%.sql,%,$(TESTS))
+REGRESS_OPTS = --load-extension=pg_fraud
 ISOLATION = $(patsubst specs/%.spec,%,$(sort $(wildcard specs/*.spec)))
+ISOLATION_OPTS = --load-extension=pg_fraud
 USE_MODULE_DB = 1
 
 PG_CONFIG ?= pg_config
