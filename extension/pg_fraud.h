@@ -15,6 +15,7 @@
  *	ledger.c	verdict -> fraud.alerts
  *	counter.c	what rules did, counted per transaction
  *	failure.c	errors of rules on rows
+ *	observe.c	a row's values for people
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
@@ -257,6 +258,11 @@ extern void failure_record(RuleSet *rs, Rule *rule, TupleTableSlot *slot,
 						   ErrorData *edata);
 /* Is it not the rule's own error?  (classes 40, 53, 57, 58, XX001, XX002) */
 extern bool judge_rethrows(int sqlerrcode);
+
+/* ---- observe.c: a row's values for people ---- */
+
+extern Datum observe_columns(TupleTableSlot *slot, Bitmapset *columns,
+							 int limit);
 
 /* ---- counter.c ---- */
 

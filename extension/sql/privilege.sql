@@ -112,3 +112,12 @@ GRANT EXECUTE ON FUNCTION
     TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud_api.review_alert(bigint, text, text) TO fraud_analyst;
 GRANT EXECUTE ON FUNCTION fraud.expose(regclass) TO fraud_admin, fraud_operator;
+
+-- ask.sql, failure.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.is_fraud(record),
+    fraud.explain(record),
+    fraud.check(text, jsonb),
+    fraud_api.check(text, jsonb)
+    TO fraud_reader;
+GRANT SELECT ON fraud.rule_failures TO fraud_admin, fraud_operator;
