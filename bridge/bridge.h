@@ -220,6 +220,7 @@ typedef enum ForwardState
 
 extern void forward_start(void); /* from main, once, before the threads */
 extern void forward_notice(const char *payload); /* "sink NAME"; NULL: all */
+extern void forward_wake(void);	 /* alerts may have been committed */
 extern void forward_drain(void); /* --exit-at-end: send what is there, end */
 extern ForwardState forward_state(void);
 extern void			forward_stop(void); /* ask, wait, join */

@@ -48,10 +48,16 @@ typedef struct SinkSetup
 	const char		 *name;
 	json_t			 *options;
 	const char		 *target;  /* schema.table; NULL: every watched table */
+	const char		 *entity;  /* column that says who, or NULL */
 	const SinkColumn *columns; /* of the target, without the marks */
 	int				  ncolumns;
-	bool			  reviews; /* events other than alerts are sent too */
-	PGconn			 *conn;	   /* the sink's own; between transactions */
+	bool			  reviews;	  /* events other than alerts are sent too */
+	const char		 *last_batch; /* uuid of the last one done, or NULL */
+	const char		 *batch;	  /* uuid of the one in doubt, or NULL */
+	PGconn			 *conn;		  /* the sink's own; outside transactions */
+	/* shall a request that runs be given up? */
+	bool (*cancelled)(void *);
+	void *cancel_arg;
 } SinkSetup;
 
 /* One alert or one decision on an alert */

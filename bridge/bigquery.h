@@ -1,0 +1,62 @@
+/*
+ * bigquery.h
+ *		What the files of the BigQuery sink share.
+ */
+#ifndef BIGQUERY_H
+#define BIGQUERY_H
+
+#include "http.h"
+#include "oauth.h"
+#include "sink.h"
+
+/* A column of the table in BigQuery, and how it is made from an alert */
+typedef struct BqField
+{
+	char *name;
+	char *type;
+	bool  repeated;
+	char *source; /* field of the alert's transaction; NULL: of the ledger */
+	char *sql;	  /* expression of type jsonb */
+} BqField;
+
+typedef struct BqSchema
+{
+	BqField *fields;
+	int		 nfields;
+} BqSchema;
+
+typedef struct Bq
+{
+	const SinkSetup *setup;
+	Http			*http;
+	Oauth			*oauth;	  /* NULL: an emulator, which asks for no token */
+	Buffer			 base;	  /* address of the service */
+	bool			 trusted; /* base is the operator's word */
+	char			*project;
+	char			*dataset;
+	char			*table;
+	BqSchema		 schema;
+	Buffer			 body; /* of the request being made */
+} Bq;
+
+/* bigquery_schema.c */
+extern void	   bq_schema_build(BqSchema *schema, const SinkSetup *setup,
+							   bool emulator);
+extern bool	   bq_schema_merge(BqSchema *schema, json_t *fields, bool *missing,
+							   SinkError *err);
+extern json_t *bq_schema_json(const BqSchema *schema);
+extern void	   bq_schema_value(const BqSchema *schema, Buffer *sql);
+extern void	   bq_schema_known(const BqSchema *schema, Buffer *sql);
+extern void	   bq_schema_free(BqSchema *schema);
+
+/* bigquery_api.c */
+extern SinkResult bq_call(Bq *bq, const char *method, const char *path,
+						  const char *body, size_t body_len,
+						  HttpResponse *response, SinkError *err);
+extern SinkResult bq_failure(const char *what, const HttpResponse *response,
+							 SinkError *err);
+
+/* bigquery_table.c */
+extern SinkResult bq_table_prepare(Bq *bq, SinkError *err);
+
+#endif /* BIGQUERY_H */

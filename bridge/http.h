@@ -1,0 +1,43 @@
+/*
+ * http.h
+ *		HTTP requests as sinks make them.
+ */
+#ifndef HTTP_H
+#define HTTP_H
+
+#include "bridge.h"
+
+typedef struct Http Http;
+
+/* One header of a request, or one of the answer that is of interest */
+typedef struct HttpRequest
+{
+	const char		  *method;
+	const char		  *url;
+	const char *const *headers; /* "Name: value", NULL at the end; or NULL */
+	const char		  *body;	/* NULL: none */
+	size_t			   body_len;
+	bool			   trusted; /* the host is the operator's word */
+	int				   timeout_ms;
+} HttpRequest;
+
+typedef struct HttpResponse
+{
+	int		status;	 /* 0: no answer, err says why */
+	bool	refused; /* not tried: the host is not allowed */
+	Buffer	body;
+	int		retry_after_ms; /* 0: none given */
+	int64_t date;			/* the server's clock, seconds; 0: none given */
+	char	err[512];
+} HttpResponse;
+
+/* cancelled() is asked now and then while a request runs; it may be NULL */
+extern Http *http_open(bool (*cancelled)(void *), void *arg);
+extern void	 http_close(Http *http);
+extern bool	 http_send(Http *http, const HttpRequest *request,
+					   HttpResponse *response);
+extern void	 http_response_init(HttpResponse *response);
+extern void	 http_response_free(HttpResponse *response);
+extern bool	 http_retriable(const HttpResponse *response);
+
+#endif /* HTTP_H */

@@ -1,0 +1,530 @@
+/*
+ * ledger.c
+ *		Reading the ledger between two snapshots.
+ *
+ * Ids are drawn before they are committed, so "greater than the last one"
+ * would lose rows.  What is new is what the new snapshot sees and the old one
+ * does not: rows whose transaction lies between the two upper bounds, or was
+ * in progress in the old snapshot, and is visible in the new one.  Both kinds
+ * are found by the index on (xid, id), so a transaction that stays open for
+ * hours makes nothing to be read again, and an interval of any size is read
+ * page by page, from the last (xid, id).
+ *
+ * History, from an id on, is read by id, up to what the new snapshot sees.
+ */
+#include "ledger.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Parameters of the reading statements */
+enum
+{
+	P_OLD,
+	P_NEW,
+	P_XID,
+	P_ID,
+	P_TARGET,
+	P_SINCE,
+	P_ROWS,
+	P_BYTES,
+	P_BATCH_XID,
+	P_BATCH_ID,
+	P_FROM,
+	P_AGE,
+	NPARAMS
+};
+
+/* pg_snapshot, xid8, int8, text, timestamptz, int4, interval */
+static const Oid param_types[NPARAMS] = {5038, 5038, 5069, 20, 25, 1184,
+										 23,   20,	 5069, 20, 20, 1186};
+
+/* Columns of their result */
+enum
+{
+	C_SNAPSHOT,
+	C_SINCE,
+	C_XID,
+	C_ID,
+	C_EVENT,
+	C_ALERT_ID,
+	C_EVENT_ID,
+	C_DELIVERY_ID,
+	C_SKIP,
+	C_KEY,
+	C_VALUE,
+	C_MORE
+};
+
+/* An alert without a review, for expressions that speak of both */
+static const char no_review[] =
+	"CROSS JOIN (SELECT NULL::bigint AS id, NULL::text AS status, "
+	"NULL::text AS reviewed_by, NULL::text AS actor, "
+	"NULL::timestamptz AS reviewed_at, NULL::text AS note) AS r";
+
+/* The name of a reading statement */
+static const char *
+statement_name(bool reviews, bool history, bool bare)
+{
+	static const char *const names[] = {
+		"alerts",  "alerts_bare",  "alert_history",	 "alert_history_bare",
+		"reviews", "reviews_bare", "review_history", "review_history_bare"};
+
+	return names[(reviews ? 4 : 0) + (history ? 2 : 0) + (bare ? 1 : 0)];
+}
+
+/* Append what the sink wants of the rows "t" */
+static void
+append_filter(Buffer *sql, bool reviews, const LedgerFilter *filter)
+{
+	if (!reviews)
+	{
+		buf_append_str(sql, " AND ($5 IS NULL OR t.table_name = $5)");
+		return;
+	}
+	buf_append_str(sql, " AND ($5 IS NULL OR EXISTS (SELECT FROM fraud.alerts "
+						"AS f WHERE f.id = t.alert_id AND f.table_name = $5))");
+	if (!filter->reviews)
+		buf_append_str(sql, " AND t.status = 'cleared'");
+	else if (!filter->cleared)
+		buf_append_str(sql, " AND t.status <> 'cleared'");
+}
+
+/* Append the rows between the snapshots $1 and s.snapshot, from ($3, $4) */
+static void
+append_interval(Buffer *sql, bool reviews, const LedgerFilter *filter)
+{
+	const char		 *table = reviews ? "fraud.reviews" : "fraud.alerts";
+	static const char place[] =
+		"(t.xid, t.id) > ($3, $4) AND ($9 IS NULL OR (t.xid, t.id) <= "
+		"($9, $10))";
+
+	buf_printf(sql,
+			   "(SELECT x.* FROM pg_snapshot_xip($1) AS o (xid) CROSS JOIN "
+			   "LATERAL (SELECT t.* FROM %s AS t WHERE t.xid = o.xid AND %s",
+			   table, place);
+	append_filter(sql, reviews, filter);
+	buf_printf(sql,
+			   " ORDER BY t.id LIMIT $7) AS x "
+			   "WHERE pg_visible_in_snapshot(o.xid, s.snapshot)) UNION ALL "
+			   "(SELECT t.* FROM %s AS t WHERE t.xid >= pg_snapshot_xmax($1) "
+			   "AND t.xid < pg_snapshot_xmax(s.snapshot) AND "
+			   "pg_visible_in_snapshot(t.xid, s.snapshot) AND %s",
+			   table, place);
+	append_filter(sql, reviews, filter);
+	buf_append_str(sql, " ORDER BY t.xid, t.id LIMIT $7) ORDER BY xid, id "
+						"LIMIT $7");
+}
+
+/* Append the rows that s.snapshot sees, from the id $4 */
+static void
+append_history(Buffer *sql, bool reviews, const LedgerFilter *filter)
+{
+	buf_printf(sql,
+			   "SELECT t.* FROM %s AS t WHERE t.id > $4 AND t.%s >= $11 AND "
+			   "pg_visible_in_snapshot(t.xid, s.snapshot) AND ($9 IS NULL OR "
+			   "t.id <= $10)",
+			   reviews ? "fraud.reviews" : "fraud.alerts",
+			   reviews ? "alert_id" : "id");
+	append_filter(sql, reviews, filter);
+	buf_append_str(sql, " ORDER BY t.id LIMIT $7");
+}
+
+/* Append what an event consists of */
+static void
+append_event(Buffer *sql, bool reviews, const char *key, const char *value,
+			 const char *known)
+{
+	const char *age = reviews ? "r.reviewed_at" : "a.detected_at";
+
+	buf_printf(sql,
+			   "SELECT %s.xid, %s.id, %s AS event, a.id AS alert_id, "
+			   "a.event_id, %s AS delivery_id, (%s < s.since) IS TRUE AS skip, "
+			   "CASE WHEN %s < s.since THEN NULL ELSE %s END AS key, "
+			   "CASE WHEN %s < s.since THEN NULL ELSE %s END AS value, ",
+			   reviews ? "r" : "a", reviews ? "r" : "a",
+			   reviews ? "CASE r.status WHEN 'cleared' THEN 'cleared' ELSE "
+						 "'review' END"
+					   : "'alert'",
+			   reviews ? "a.event_id::text || '.' || r.id" : "a.event_id::text",
+			   age, age, key, age, value);
+	if (known != NULL)
+		buf_printf(sql, "(a.transaction - %s) <> '{}' AS more", known);
+	else
+		buf_append_str(sql, "false AS more");
+}
+
+/*
+ * Put together a reading statement.  The sum of the values' sizes cuts the
+ * page where it exceeds $8, in the server: nothing larger comes here.
+ */
+static void
+build_statement(Buffer *sql, bool reviews, bool history,
+				const LedgerFilter *filter, const char *key, const char *value,
+				const char *known)
+{
+	const char *order = history ? "p.id" : "p.xid, p.id";
+
+	buf_append_str(sql,
+				   "SELECT s.snapshot, s.since, q.xid, q.id, q.event, "
+				   "q.alert_id, q.event_id, q.delivery_id, q.skip, q.key, "
+				   "q.value, q.more FROM (SELECT COALESCE($2, "
+				   "pg_current_snapshot()) AS snapshot, COALESCE($6, now() - "
+				   "$12) AS since) AS s LEFT JOIN LATERAL (SELECT p.*, "
+				   "COALESCE(octet_length(p.value), 0) AS size, ");
+	buf_printf(sql,
+			   "sum(COALESCE(octet_length(p.value), 0)) OVER (ORDER BY %s) AS "
+			   "total, row_number() OVER (ORDER BY %s) AS place FROM (",
+			   order, order);
+	append_event(sql, reviews, key, value, known);
+	buf_printf(sql, " FROM (");
+	if (history)
+		append_history(sql, reviews, filter);
+	else
+		append_interval(sql, reviews, filter);
+	buf_printf(sql,
+			   ") AS %s %s) AS p) AS q ON q.total <= $8 OR q.place = 1 "
+			   "ORDER BY q.place",
+			   reviews ? "r" : "a",
+			   reviews ? "JOIN fraud.alerts AS a ON a.id = r.alert_id"
+					   : no_review);
+}
+
+/* Prepare one reading statement */
+static bool
+prepare_statement(PGconn *conn, const char *name, const char *sql, PgError *err)
+{
+	PGresult *res = PQprepare(conn, name, sql, NPARAMS, param_types);
+	bool	  ok = PQresultStatus(res) == PGRES_COMMAND_OK;
+
+	if (!ok)
+		pg_error_get(conn, res, err);
+	PQclear(res);
+	return ok;
+}
+
+/*
+ * Prepare the reading statements, with the sink's expressions and, to name a
+ * row on which those fail, without.
+ */
+bool
+ledger_prepare(PGconn *conn, const SinkKind *kind, Sink *sink,
+			   const LedgerFilter *filter, PgError *err)
+{
+	Buffer key;
+	Buffer value;
+	Buffer known;
+	bool   ok;
+
+	buf_init(&key);
+	buf_init(&value);
+	buf_init(&known);
+	if (kind->key != NULL)
+		kind->key(sink, &key);
+	if (kind->known != NULL)
+		kind->known(sink, &known);
+	kind->value(sink, &value);
+	/* the index is the only way that does not slow down as the ledger grows */
+	ok = pg_command(conn, err,
+					"DEALLOCATE ALL; SET enable_seqscan = off; SET "
+					"enable_bitmapscan = off; SET jit = off; SET "
+					"plan_cache_mode = force_generic_plan");
+	for (int i = 0; ok && i < 8; i++)
+	{
+		bool   reviews = (i & 4) != 0;
+		bool   history = (i & 2) != 0;
+		bool   bare = (i & 1) != 0;
+		Buffer sql;
+
+		buf_init(&sql);
+		build_statement(&sql, reviews, history, filter,
+						bare || key.len == 0 ? "NULL::text" : key.data,
+						bare ? "NULL::text" : value.data,
+						bare || known.len == 0 ? NULL : known.data);
+		ok = prepare_statement(conn, statement_name(reviews, history, bare),
+							   sql.data, err);
+		buf_free(&sql);
+	}
+	buf_free(&key);
+	buf_free(&value);
+	buf_free(&known);
+	return ok;
+}
+
+/* A column of a result; NULL when it is null */
+static const char *
+field(const PGresult *res, int row, int column)
+{
+	return PQgetisnull(res, row, column) ? NULL : PQgetvalue(res, row, column);
+}
+
+/* A column that is a number */
+static int64_t
+number(const PGresult *res, int row, int column)
+{
+	return strtoll(PQgetvalue(res, row, column), NULL, 10);
+}
+
+/* Free what a cursor holds */
+void
+cursor_free(Cursor *cursor)
+{
+	free(cursor->old_snapshot);
+	free(cursor->new_snapshot);
+	free(cursor->batch_target);
+	free(cursor->batch_since);
+	memset(cursor, 0, sizeof(*cursor));
+}
+
+/* Read the cursor of a sink */
+bool
+ledger_load(PGconn *conn, const char *sink, Cursor *cursor, PgError *err)
+{
+	const char *params[] = {sink};
+	PGresult   *res = pg_query(
+		  conn, err,
+		  "SELECT epoch, from_id, old_snapshot, new_snapshot, stage = 'review', "
+			"last_xid, last_id, batch, batch_first_id, batch_xid, batch_id, "
+			"batch_rows, batch_target, batch_since, last_batch, attempts, "
+			"position, rate FROM fraud.sink_cursor WHERE sink = $1",
+		  1, params);
+
+	cursor_free(cursor);
+	if (res == NULL)
+		return false;
+	if (PQntuples(res) != 1)
+	{
+		memset(err, 0, sizeof(*err));
+		string_copy(err->sqlstate, "02000", sizeof(err->sqlstate));
+		snprintf(err->message, sizeof(err->message),
+				 "sink \"%s\" has no position", sink);
+		PQclear(res);
+		return false;
+	}
+	cursor->epoch = number(res, 0, 0);
+	cursor->history = field(res, 0, 1) != NULL;
+	cursor->from_id = number(res, 0, 1);
+	cursor->old_snapshot = xstrdup(field(res, 0, 2));
+	cursor->new_snapshot = xstrdup(field(res, 0, 3));
+	cursor->reviews = PQgetvalue(res, 0, 4)[0] == 't';
+	cursor->last_xid = strtoull(PQgetvalue(res, 0, 5), NULL, 10);
+	cursor->last_id = number(res, 0, 6);
+	string_copy(cursor->batch, PQgetvalue(res, 0, 7), sizeof(cursor->batch));
+	cursor->batch_first_id = number(res, 0, 8);
+	cursor->batch_xid = strtoull(PQgetvalue(res, 0, 9), NULL, 10);
+	cursor->batch_id = number(res, 0, 10);
+	cursor->batch_rows = (int) number(res, 0, 11);
+	cursor->batch_target = xstrdup(field(res, 0, 12));
+	cursor->batch_since = xstrdup(field(res, 0, 13));
+	string_copy(cursor->last_batch, PQgetvalue(res, 0, 14),
+				sizeof(cursor->last_batch));
+	cursor->attempts = (int) number(res, 0, 15);
+	cursor->position = number(res, 0, 16);
+	cursor->rate = strtod(PQgetvalue(res, 0, 17), NULL);
+	PQclear(res);
+	return true;
+}
+
+/*
+ * Write the cursor down.  *moved says that an operator has placed it
+ * elsewhere meanwhile: nothing is written, and it is to be read again.
+ */
+bool
+ledger_save(PGconn *conn, const char *sink, Cursor *cursor, bool *moved,
+			PgError *err)
+{
+	static const char sql[] =
+		"UPDATE fraud.sink_cursor SET from_id = $3, old_snapshot = $4, "
+		"new_snapshot = $5, stage = $6, last_xid = $7, last_id = $8, "
+		"batch_saved_at = CASE WHEN batch = $9::uuid THEN batch_saved_at WHEN "
+		"$9::uuid IS NOT NULL THEN clock_timestamp() END, batch = $9::uuid, "
+		"batch_first_id = $10, batch_xid = $11, batch_id = $12, "
+		"batch_rows = $13, batch_target = $14, batch_since = $15, "
+		"attempts = $16, position = greatest(position, $17), "
+		"last_batch = $18, rate = $19, batches = batches + $20, "
+		"sent = sent + $21, skipped = skipped + $22, failed = failed + $23, "
+		"retries = retries + $24, "
+		"sent_at = CASE WHEN $20::bigint > 0 THEN clock_timestamp() ELSE "
+		"sent_at END, updated_at = clock_timestamp() "
+		"WHERE sink = $1 AND epoch = $2";
+	char		number_text[18][24];
+	const char *params[24];
+	bool		batch = cursor->batch[0] != '\0';
+	int			n = 0;
+	PGresult   *res;
+
+#define TEXT_OF(fmt, value)                                          \
+	(snprintf(number_text[n], sizeof(number_text[n]), fmt, (value)), \
+	 number_text[n++])
+	params[0] = sink;
+	params[1] = TEXT_OF("%" PRId64, cursor->epoch);
+	params[2] = cursor->history ? TEXT_OF("%" PRId64, cursor->from_id) : NULL;
+	params[3] = cursor->old_snapshot;
+	params[4] = cursor->new_snapshot;
+	params[5] = cursor->reviews ? "review" : "alert";
+	params[6] = TEXT_OF("%" PRIu64, cursor->last_xid);
+	params[7] = TEXT_OF("%" PRId64, cursor->last_id);
+	params[8] = batch ? cursor->batch : NULL;
+	params[9] = batch ? TEXT_OF("%" PRId64, cursor->batch_first_id) : NULL;
+	params[10] = batch ? TEXT_OF("%" PRIu64, cursor->batch_xid) : NULL;
+	params[11] = batch ? TEXT_OF("%" PRId64, cursor->batch_id) : NULL;
+	params[12] = batch ? TEXT_OF("%d", cursor->batch_rows) : NULL;
+	params[13] = batch ? cursor->batch_target : NULL;
+	params[14] = batch ? cursor->batch_since : NULL;
+	params[15] = TEXT_OF("%d", cursor->attempts);
+	params[16] = TEXT_OF("%" PRId64, cursor->position);
+	params[17] = cursor->last_batch[0] != '\0' ? cursor->last_batch : NULL;
+	params[18] = TEXT_OF("%.1f", cursor->rate);
+	params[19] = TEXT_OF("%" PRId64, cursor->batches);
+	params[20] = TEXT_OF("%" PRId64, cursor->sent);
+	params[21] = TEXT_OF("%" PRId64, cursor->skipped);
+	params[22] = TEXT_OF("%" PRId64, cursor->failed);
+	params[23] = TEXT_OF("%" PRId64, cursor->retries);
+#undef TEXT_OF
+	res = pg_query(conn, err, sql, 24, params);
+	if (res == NULL)
+		return false;
+	*moved = strcmp(PQcmdTuples(res), "1") != 0;
+	PQclear(res);
+	cursor->batches = cursor->sent = cursor->skipped = 0;
+	cursor->failed = cursor->retries = 0;
+	cursor->dirty = false;
+	return true;
+}
+
+/* Give back the memory of a page */
+void
+ledger_page_free(LedgerPage *page)
+{
+	for (int i = 0; i < page->nevents; i++)
+		free(page->events[i].refused);
+	free(page->events);
+	free(page->snapshot);
+	free(page->since);
+	PQclear(page->res);
+	memset(page, 0, sizeof(*page));
+}
+
+/* Make an event of a row */
+static void
+take_event(const PGresult *res, int row, bool reviews, SinkEvent *event)
+{
+	event->event = PQgetvalue(res, row, C_EVENT);
+	event->alert_id = number(res, row, C_ALERT_ID);
+	event->review_id = reviews ? number(res, row, C_ID) : 0;
+	event->event_id = PQgetvalue(res, row, C_EVENT_ID);
+	event->delivery_id = PQgetvalue(res, row, C_DELIVERY_ID);
+	event->key = field(res, row, C_KEY);
+	event->value = field(res, row, C_VALUE);
+	event->value_len = (size_t) PQgetlength(res, row, C_VALUE);
+	event->more = PQgetvalue(res, row, C_MORE)[0] == 't';
+}
+
+/* Make a page of a result; a result of no row has one without an id */
+static void
+take_page(PGresult *res, bool reviews, LedgerPage *page)
+{
+	page->res = res;
+	page->snapshot = xstrdup(field(res, 0, C_SNAPSHOT));
+	page->since = xstrdup(field(res, 0, C_SINCE));
+	page->nrows = field(res, 0, C_ID) != NULL ? PQntuples(res) : 0;
+	if (page->nrows == 0)
+		return;
+	page->events = xcalloc((size_t) page->nrows, sizeof(SinkEvent));
+	for (int i = 0; i < page->nrows; i++)
+	{
+		int64_t alert_id = number(res, i, C_ALERT_ID);
+
+		if (alert_id > page->max_alert_id)
+			page->max_alert_id = alert_id;
+		if (PQgetvalue(res, i, C_SKIP)[0] != 't')
+			take_event(res, i, reviews, &page->events[page->nevents++]);
+	}
+	page->first_id = number(res, 0, C_ID);
+	page->last_id = number(res, page->nrows - 1, C_ID);
+	page->last_xid =
+		strtoull(PQgetvalue(res, page->nrows - 1, C_XID), NULL, 10);
+}
+
+/*
+ * Read what comes next: the batch in doubt, exactly as it was saved, else a
+ * new page.  bare leaves out the sink's expressions.
+ */
+bool
+ledger_read(PGconn *conn, const Cursor *cursor, const LedgerFilter *filter,
+			int max_rows, size_t max_bytes, bool bare, LedgerPage *page,
+			PgError *err)
+{
+	bool		again = cursor->batch[0] != '\0';
+	int			rows = again ? cursor->batch_rows : max_rows;
+	char		xid[24];
+	char		id[24];
+	char		limit[24];
+	char		bytes[24];
+	char		batch_xid[24];
+	char		batch_id[24];
+	char		from[24];
+	const char *params[NPARAMS] = {NULL};
+	PGresult   *res;
+
+	memset(page, 0, sizeof(*page));
+	snprintf(xid, sizeof(xid), "%" PRIu64, cursor->last_xid);
+	snprintf(id, sizeof(id), "%" PRId64, cursor->last_id);
+	snprintf(limit, sizeof(limit), "%d", rows);
+	snprintf(bytes, sizeof(bytes), "%zu", again ? (size_t) 1 << 40 : max_bytes);
+	snprintf(batch_xid, sizeof(batch_xid), "%" PRIu64, cursor->batch_xid);
+	snprintf(batch_id, sizeof(batch_id), "%" PRId64, cursor->batch_id);
+	snprintf(from, sizeof(from), "%" PRId64, cursor->from_id);
+	params[P_OLD] = cursor->old_snapshot;
+	params[P_NEW] = cursor->new_snapshot;
+	params[P_XID] = xid;
+	params[P_ID] = id;
+	params[P_TARGET] = again ? cursor->batch_target : filter->target;
+	params[P_SINCE] = again ? cursor->batch_since : NULL;
+	params[P_ROWS] = limit;
+	params[P_BYTES] = bytes;
+	params[P_BATCH_XID] = again ? batch_xid : NULL;
+	params[P_BATCH_ID] = again ? batch_id : NULL;
+	params[P_FROM] = from;
+	params[P_AGE] = again ? NULL : filter->max_age;
+
+	res = PQexecPrepared(conn,
+						 statement_name(cursor->reviews, cursor->history, bare),
+						 NPARAMS, params, NULL, NULL, 0);
+	if (PQresultStatus(res) != PGRES_TUPLES_OK)
+	{
+		pg_error_get(conn, res, err);
+		PQclear(res);
+		return false;
+	}
+	take_page(res, cursor->reviews, page);
+	return true;
+}
+
+/* Keep an event that its receiver refused for good */
+bool
+ledger_refuse(PGconn *conn, const char *sink, const SinkEvent *event,
+			  PgError *err)
+{
+	char		alert_id[24];
+	char		review_id[24];
+	const char *params[] = {sink,
+							event->event,
+							alert_id,
+							event->review_id != 0 ? review_id : NULL,
+							event->event_id,
+							event->refused};
+	PGresult   *res;
+
+	snprintf(alert_id, sizeof(alert_id), "%" PRId64, event->alert_id);
+	snprintf(review_id, sizeof(review_id), "%" PRId64, event->review_id);
+	res = pg_query(conn, err,
+				   "INSERT INTO fraud.sink_failures (sink, event, alert_id, "
+				   "review_id, event_id, reason) VALUES ($1, $2, $3, $4, $5, "
+				   "$6) ON CONFLICT DO NOTHING",
+				   6, params);
+	PQclear(res);
+	return res != NULL;
+}
