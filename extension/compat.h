@@ -7,6 +7,10 @@
 #ifndef PG_FRAUD_COMPAT_H
 #define PG_FRAUD_COMPAT_H
 
+#if PG_VERSION_NUM < 140000 || PG_VERSION_NUM >= 190000
+#error "pg_fraud supports PostgreSQL 14 to 18"
+#endif
+
 #include "access/transam.h"
 #include "nodes/parsenodes.h"
 
@@ -47,5 +51,19 @@ compat_is_json_node(Node *node)
 #endif
 	return false;
 }
+
+#if PG_VERSION_NUM >= 160000
+#define compat_insert_index_tuples(rri, slot, estate)                          \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
+#else
+#define compat_insert_index_tuples(rri, slot, estate)                          \
+	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
+#endif
+
+#if PG_VERSION_NUM >= 150000
+#define compat_reserve_prefix(prefix) MarkGUCPrefixReserved(prefix)
+#else
+#define compat_reserve_prefix(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
 
 #endif							/* PG_FRAUD_COMPAT_H */

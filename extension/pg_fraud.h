@@ -13,6 +13,7 @@
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	ledger.c	verdict -> fraud.alerts
+ *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
  *	failure.c	errors of rules on rows
  *	observe.c	a row's values for people
@@ -26,9 +27,11 @@
 #include "access/tupdesc.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
+#include "nodes/params.h"
 #include "nodes/primnodes.h"
 #include "utils/array.h"
 #include "utils/elog.h"
+#include "utils/jsonb.h"
 #include "utils/numeric.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
@@ -121,6 +124,7 @@ typedef struct Rule
 {
 	int64		id;				/* fraud.rule_config.id */
 	char	   *name;
+	Datum		name_datum;		/* the same as text */
 	int			version;
 	RuleMode	mode;
 	bool		fire_on_error;	/* on_error => 'fire' */
@@ -134,16 +138,14 @@ typedef struct Rule
 } Rule;
 
 /*
- * The rules of one watched table for one row layout.  Valid until control
- * goes back to the caller of the function that asked for it; whoever keeps
- * it longer must ask again (or pin it: ruleset_pin).
+ * The rules of one watched table for one row layout.  A set that was asked
+ * for stays in memory until the end of the transaction, even if it is
+ * replaced meanwhile; to judge by the rules in force ask again for each row.
  */
 typedef struct RuleSet
 {
 	MemoryContext context;		/* holds all of it */
-	int			pins;			/* users that must not lose it */
-	bool		stale;			/* replaced: freed by the last unpin */
-	uint64		generation;		/* of the rules that it was built from */
+	int			entries;		/* relations in the cache that use it */
 	uint64		serial;			/* unique in this backend */
 	Oid			root;			/* the watched table */
 	char	   *table_name;		/* root's name, schema-qualified */
@@ -160,14 +162,18 @@ typedef struct RuleSet
 	AttrNumber	fraud_alert_id;
 	AttrNumber	kafka_partition;	/* 0 if missing or of another type */
 	AttrNumber	kafka_offset;
-	AttrNumber	max_column;		/* the last column that any rule reads */
+	bool		any_plain;		/* some rule cannot raise */
+	bool		any_guarded;	/* some rule can raise */
 	bool		any_moment;		/* some rule has PARAM_MOMENT */
 	bool		any_settings;	/* some rule reads settings */
 	int			nrules;			/* live and shadow, broken ones too */
 	Rule	   *rules;			/* ordered by name */
+	uint8	   *fired;			/* a Fired for each, of the last row */
+	uint64		judged;			/* rows, for sampling */
+	Numeric		zero;
 	ExprContext *econtext;		/* for evaluation; reset for each row */
 	ParamListInfo params;		/* PARAM_MOMENT */
-	struct CounterSlot *counter;	/* counter.c's */
+	struct ColumnWriter *writers;	/* rowjson.c's, NULL until first used */
 } RuleSet;
 
 /*
@@ -183,8 +189,6 @@ extern RuleSet *ruleset_for_relid(Oid relid);
  * Errors in the condition are raised.
  */
 extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
-extern void ruleset_pin(RuleSet *rs);
-extern void ruleset_unpin(RuleSet *rs);
 /* The event time of a row, false if it has none */
 extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
 							   TimestampTz *moment);
@@ -272,22 +276,17 @@ extern void counter_time(RuleSet *rs, int rule, uint64 nanoseconds);
 
 /* ---- ledger.c ---- */
 
-/* fraud.begin_batch's state: where the rows of this transaction come from */
-typedef struct Provenance
-{
-	bool		active;
-	char	   *source;
-	char	   *topic;
-	int32		partition;
-	char	   *cluster;
-} Provenance;
-
 extern void ledger_init(void);
-extern int64 ledger_draw_id(void);
-extern void ledger_judged(RuleSet *rs, int64 alert_id);
+extern int64 ledger_draw_id(RuleSet *rs);
+extern void ledger_moved(void);
+extern void ledger_set_forward(bool value);
 /* A row of fraud.TABLE, inserted with its indexes, whoever the user is */
 extern void fraud_table_insert(const char *table, Datum *values, bool *nulls);
 extern Oid	fraud_relid(const char *table);
+
+/* ---- rowjson.c: a row as jsonb, without its marks ---- */
+
+extern Jsonb *row_to_jsonb(RuleSet *rs, TupleTableSlot *slot);
 
 /* ---- mark.c ---- */
 

@@ -12,6 +12,26 @@ GRANT USAGE ON SCHEMA fraud TO fraud_reader, fraud_bridge;
 GRANT USAGE ON SCHEMA fraud_api TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.outer_role(), fraud.actor() TO fraud_reader, fraud_bridge;
 
+-- watch.sql, rule.sql, ledger.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.watch(regclass, numeric, name, name, name, boolean, boolean),
+    fraud.unwatch(regclass),
+    fraud.pause(regclass),
+    fraud.resume(regclass)
+    TO fraud_admin, fraud_operator;
+GRANT EXECUTE ON FUNCTION
+    fraud.add_rule(regclass, text, text, numeric, text, text, text, boolean),
+    fraud.alter_rule(regclass, text, text, numeric, text, text, text),
+    fraud.drop_rule(regclass, text),
+    fraud.rollback_rule(regclass, text, int)
+    TO fraud_admin;
+GRANT EXECUTE ON FUNCTION fraud.table_name(regclass), fraud.rule_counts(),
+    fraud.rule_error(regclass, text)
+    TO fraud_reader, fraud_bridge;
+GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text), fraud.fold_counters()
+    TO fraud_bridge;
+
 -- source.sql
 GRANT EXECUTE ON FUNCTION
     fraud.add_source(text, text, regclass, jsonb, text, text, text, text, text, boolean),

@@ -1,0 +1,288 @@
+/*
+ * judge.c
+ *
+ * Slot and ruleset to verdict: the hot path.  Each rule is an expression
+ * state that was prepared once; a simple one costs about 30 ns a row.
+ *
+ * Rules that can raise an error run after the others, inside one internal
+ * subtransaction a row, so that an error costs the rule and not the row.
+ * Such a subtransaction writes nothing and is given no transaction id.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/executor.h"
+#include "nodes/params.h"
+#include "portability/instr_time.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "catalog/pg_type.h"
+
+#include "pg_fraud.h"
+
+/* One row in so many has its rules timed */
+#define SAMPLE_EVERY 1024
+
+/*
+ * Is the rule to be evaluated on this pass?
+ */
+static inline bool
+rule_wanted(const Rule *rule, JudgeMode mode, bool guarded)
+{
+	return rule->state != NULL && rule->traits.can_raise == guarded &&
+		   (mode != JUDGE_ASK || rule->mode == RULE_LIVE);
+}
+
+/*
+ * Evaluate one rule; NULL counts as not fired.
+ */
+static inline Fired
+judge_rule(Rule *rule, ExprContext *econtext)
+{
+	bool  isnull;
+	Datum result = ExecEvalExpr(rule->state, econtext, &isnull);
+
+	return !isnull && DatumGetBool(result) ? FIRED_YES : FIRED_NO;
+}
+
+/*
+ * The same with the time taken handed to the counters.
+ */
+static Fired
+judge_rule_timed(RuleSet *rs, int i)
+{
+	instr_time start;
+	instr_time end;
+	Fired	   fired;
+
+	INSTR_TIME_SET_CURRENT(start);
+	fired = judge_rule(&rs->rules[i], rs->econtext);
+	INSTR_TIME_SET_CURRENT(end);
+	INSTR_TIME_SUBTRACT(end, start);
+	counter_time(rs, i, (uint64) (INSTR_TIME_GET_DOUBLE(end) * 1e9));
+	return fired;
+}
+
+/*
+ * Evaluate the rules of one kind from the first on.  *at follows, so that
+ * whoever catches an error knows whose it was.
+ */
+static void
+judge_pass(RuleSet *rs, JudgeMode mode, bool guarded, bool timed,
+		   volatile int *at)
+{
+	MemoryContext old =
+		MemoryContextSwitchTo(rs->econtext->ecxt_per_tuple_memory);
+
+	for (int i = *at; i < rs->nrules; i++)
+	{
+		Rule *rule = &rs->rules[i];
+
+		if (!rule_wanted(rule, mode, guarded))
+			continue;
+		*at = i;
+		rs->fired[i] = unlikely(timed) ? judge_rule_timed(rs, i)
+									   : judge_rule(rule, rs->econtext);
+	}
+	*at = rs->nrules;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The error that has just ended a guarded pass: the rule's own, which is
+ * noted, or one that must go on.
+ */
+static void
+judge_caught(RuleSet *rs, JudgeMode mode, int at, ErrorData *edata)
+{
+	Rule *rule = &rs->rules[at];
+
+	if (judge_rethrows(edata->sqlerrcode))
+		ReThrowError(edata);
+
+	rs->fired[at] = rule->fire_on_error ? FIRED_ERROR_FIRE : FIRED_ERROR_CLEAR;
+	if (mode == JUDGE_COUNT)
+		failure_record(rs, rule, rs->econtext->ecxt_scantuple, edata);
+	FreeErrorData(edata);
+}
+
+/*
+ * Evaluate the rules that can raise, in one subtransaction for them all and
+ * another one after each error.
+ */
+static void
+judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile int  at = 0;
+
+	while (at < rs->nrules)
+	{
+		ErrorData *volatile edata = NULL;
+
+		BeginInternalSubTransaction(NULL);
+		MemoryContextSwitchTo(context);
+		PG_TRY();
+		{
+			judge_pass(rs, mode, true, timed, &at);
+			ReleaseCurrentSubTransaction();
+		}
+		PG_CATCH();
+		{
+			MemoryContextSwitchTo(context);
+			edata = CopyErrorData();
+			FlushErrorState();
+			RollbackAndReleaseCurrentSubTransaction();
+		}
+		PG_END_TRY();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+
+		if (edata != NULL)
+		{
+			judge_caught(rs, mode, at, edata);
+			at++;
+		}
+	}
+}
+
+/*
+ * Evaluate all rules, the plain ones first.
+ */
+static inline void
+judge_rules(RuleSet *rs, JudgeMode mode, bool timed)
+{
+	volatile int at = 0;
+
+	if (rs->any_plain)
+		judge_pass(rs, mode, false, timed, &at);
+	if (rs->any_guarded)
+		judge_guarded(rs, mode, timed);
+}
+
+/*
+ * Evaluate all rules between fixed settings.
+ */
+static void
+judge_rules_fixed(RuleSet *rs, JudgeMode mode, bool timed)
+{
+	SettingsSaved *saved = settings_fix();
+
+	if (saved == NULL)
+	{
+		judge_rules(rs, mode, timed);
+		return;
+	}
+	PG_TRY();
+	{
+		judge_rules(rs, mode, timed);
+	}
+	PG_FINALLY();
+	{
+		settings_restore(saved);
+	}
+	PG_END_TRY();
+}
+
+/*
+ * Add up what fired.
+ */
+static void
+judge_sum(RuleSet *rs, Verdict *verdict)
+{
+	verdict->nfired = 0;
+	verdict->nerrors = 0;
+	verdict->score = rs->zero;
+	verdict->fired = rs->fired;
+
+	for (int i = 0; i < rs->nrules; i++)
+	{
+		Rule *rule = &rs->rules[i];
+
+		if (likely(rs->fired[i] == FIRED_NO))
+			continue;
+		if (rs->fired[i] != FIRED_YES)
+			verdict->nerrors++;
+		if (!RULE_FIRED(rs->fired[i]) || rule->mode != RULE_LIVE)
+			continue;
+		verdict->score = verdict->nfired == 0
+							 ? rule->score
+							 : DatumGetNumeric(DirectFunctionCall2(
+								   numeric_add, NumericGetDatum(verdict->score),
+								   NumericGetDatum(rule->score)));
+		verdict->nfired++;
+	}
+	verdict->is_fraud =
+		verdict->nfired > 0 && DatumGetBool(DirectFunctionCall2(
+								   numeric_ge, NumericGetDatum(verdict->score),
+								   NumericGetDatum(rs->threshold)));
+}
+
+/*
+ * Judge the row in slot.  See pg_fraud.h.
+ */
+void
+judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
+		   const TimestampTz *moment, Verdict *verdict)
+{
+	ExprContext *econtext = rs->econtext;
+	bool		 timed =
+		mode == JUDGE_COUNT && unlikely(rs->judged++ % SAMPLE_EVERY == 0);
+
+	ResetExprContext(econtext);
+	econtext->ecxt_scantuple = slot;
+	econtext->ecxt_param_list_info = rs->params;
+	if (rs->any_moment)
+		rs->params->params[PARAM_MOMENT - 1].value = TimestampTzGetDatum(
+			moment != NULL ? *moment : GetCurrentTimestamp());
+	memset(rs->fired, FIRED_NO, rs->nrules);
+
+	if (rs->any_settings)
+		judge_rules_fixed(rs, mode, timed);
+	else
+		judge_rules(rs, mode, timed);
+
+	judge_sum(rs, verdict);
+	econtext->ecxt_scantuple = NULL;
+	if (mode == JUDGE_COUNT)
+		counter_row(rs, verdict);
+}
+
+/*
+ * The names of the live rules that fired, as text[]; NULL if none did.
+ */
+ArrayType *
+verdict_rules(RuleSet *rs, const Verdict *verdict)
+{
+	Datum *names;
+	int	   n = 0;
+
+	if (verdict->nfired == 0)
+		return NULL;
+
+	names = palloc(sizeof(Datum) * verdict->nfired);
+	for (int i = 0; i < rs->nrules; i++)
+		if (RULE_FIRED(verdict->fired[i]) && rs->rules[i].mode == RULE_LIVE)
+			names[n++] = rs->rules[i].name_datum;
+	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+/*
+ * Is the error not the rule's own, but the system's or the user's who
+ * cancels?
+ */
+bool
+judge_rethrows(int sqlerrcode)
+{
+	int class = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return class == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
+		   class == ERRCODE_TO_CATEGORY(ERRCODE_OUT_OF_MEMORY) ||
+		   class == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED) ||
+		   class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
+		   sqlerrcode == ERRCODE_DATA_CORRUPTED ||
+		   sqlerrcode == ERRCODE_INDEX_CORRUPTED;
+}

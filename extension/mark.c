@@ -1,0 +1,479 @@
+/*
+ * mark.c
+ *
+ * The triggers that put marks on rows.
+ *
+ * INSERT: whatever the statement supplies is overwritten with the verdict.
+ * UPDATE: the old marks stay, whatever the statement says; with on_update
+ * the new row is judged too, which can add fraud and never clears it.
+ *
+ * A row that an UPDATE moves to another partition comes by three times:
+ * BEFORE UPDATE and BEFORE DELETE on the old partition and BEFORE INSERT on
+ * the new one.  The first leaves a note with the row's place and its marks,
+ * the second arms it, the third takes the marks from it.  The note belongs
+ * to the running query, told by its memory context: triggers are called in
+ * a child of it, a nested query has another one, and the note dies with it.
+ * Nothing that a user can set takes part in this.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "fmgr.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "pg_fraud.h"
+
+#define NMARKS 4
+
+/* The marks of one row, in the order is_fraud, score, rules, alert id */
+typedef struct Marks
+{
+	Datum values[NMARKS];
+	bool  nulls[NMARKS];
+} Marks;
+
+/* What is remembered of a running query that updates a watched table */
+typedef struct QueryNote
+{
+	struct QueryNote	 *next;
+	MemoryContext		  query; /* es_query_cxt */
+	MemoryContextCallback callback;
+	bool				  warned; /* about marks that it tried to change */
+	bool				  armed;  /* the row below has been deleted, to move */
+	Oid					  relid;  /* where it was */
+	Oid					  root;
+	ItemPointerData		  tid;
+	MemoryContext		  context; /* of the marks, reset for each row */
+	Marks				  marks;   /* that it moves with */
+} QueryNote;
+
+static QueryNote *notes = NULL;
+
+/* What remark lets through: marks for one row, see mark_pass_begin */
+static struct
+{
+	bool			active;
+	Oid				relid;
+	ItemPointerData tid;
+	Marks			marks;
+} pass;
+
+PG_FUNCTION_INFO_V1(fraud_mark);
+PG_FUNCTION_INFO_V1(fraud_move);
+
+/*
+ * Start of the module.
+ */
+void
+mark_init(void)
+{
+	notes = NULL;
+	pass.active = false;
+}
+
+/* ---- notes ---- */
+
+/*
+ * The query's memory goes: forget it.
+ */
+static void
+note_forget(void *arg)
+{
+	QueryNote *note = arg;
+
+	for (QueryNote **p = &notes; *p != NULL; p = &(*p)->next)
+		if (*p == note)
+		{
+			*p = note->next;
+			return;
+		}
+}
+
+/*
+ * The note of the running query, NULL if there is none.
+ */
+static QueryNote *
+note_find(void)
+{
+	MemoryContext query;
+
+	if (notes == NULL)
+		return NULL;
+	query = MemoryContextGetParent(CurrentMemoryContext);
+	for (QueryNote *note = notes; note != NULL; note = note->next)
+		if (note->query == query)
+			return note;
+	return NULL;
+}
+
+/*
+ * The note of the running query, made if there is none.
+ */
+static QueryNote *
+note_make(void)
+{
+	MemoryContext query = MemoryContextGetParent(CurrentMemoryContext);
+	QueryNote	 *note = note_find();
+
+	if (note != NULL)
+		return note;
+	note = MemoryContextAllocZero(query, sizeof(QueryNote));
+	note->query = query;
+	note->context =
+		AllocSetContextCreate(query, "pg_fraud move", ALLOCSET_SMALL_SIZES);
+	note->callback.func = note_forget;
+	note->callback.arg = note;
+	note->next = notes;
+	notes = note;
+	MemoryContextRegisterResetCallback(query, &note->callback);
+	return note;
+}
+
+/*
+ * Copy marks into the current memory context.
+ */
+static void
+marks_copy(Marks *to, const Marks *from)
+{
+	static const bool  byval[NMARKS] = {true, false, false, FLOAT8PASSBYVAL};
+	static const int16 len[NMARKS] = {1, -1, -1, 8};
+
+	for (int i = 0; i < NMARKS; i++)
+	{
+		to->nulls[i] = from->nulls[i];
+		to->values[i] = from->nulls[i]
+							? (Datum) 0
+							: datumCopy(from->values[i], byval[i], len[i]);
+	}
+}
+
+/*
+ * Remember where a row is that is being updated, and its marks.
+ */
+static void
+note_update(Relation rel, RuleSet *rs, ItemPointer tid, const Marks *marks)
+{
+	QueryNote	 *note = note_make();
+	MemoryContext old;
+
+	note->armed = false;
+	note->relid = RelationGetRelid(rel);
+	note->root = rs->root;
+	note->tid = *tid;
+	MemoryContextReset(note->context);
+	old = MemoryContextSwitchTo(note->context);
+	marks_copy(&note->marks, marks);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * BEFORE DELETE on a partition: is it the row that was just updated?  Then
+ * it is about to be inserted elsewhere.
+ */
+static void
+note_delete(Relation rel, ItemPointer tid)
+{
+	QueryNote *note = note_find();
+
+	if (note != NULL)
+		note->armed = note->relid == RelationGetRelid(rel) &&
+					  ItemPointerEquals(&note->tid, tid);
+}
+
+/*
+ * BEFORE INSERT: does a row arrive that moves?  Takes the note's marks.
+ */
+static bool
+note_insert(Relation rel, RuleSet *rs, Marks *marks)
+{
+	QueryNote *note = note_find();
+
+	if (note == NULL || !note->armed || note->root != rs->root ||
+		note->relid == RelationGetRelid(rel))
+		return false;
+	note->armed = false;
+	ItemPointerSetInvalid(&note->tid);
+	*marks = note->marks;
+	ledger_moved();
+	return true;
+}
+
+/* ---- marks ---- */
+
+/*
+ * Where the marks are in the row.
+ */
+static void
+marks_columns(const RuleSet *rs, int columns[NMARKS])
+{
+	columns[0] = rs->is_fraud;
+	columns[1] = rs->fraud_score;
+	columns[2] = rs->fraud_rules;
+	columns[3] = rs->fraud_alert_id;
+}
+
+/*
+ * Read the marks of a stored row.
+ */
+static void
+marks_read(const RuleSet *rs, TupleTableSlot *slot, Marks *marks)
+{
+	int columns[NMARKS];
+
+	marks_columns(rs, columns);
+	for (int i = 0; i < NMARKS; i++)
+		marks->values[i] = slot_getattr(slot, columns[i], &marks->nulls[i]);
+}
+
+/*
+ * Are two rows' marks the same, bit by bit?
+ */
+static bool
+marks_equal(const Marks *a, const Marks *b)
+{
+	static const bool  byval[NMARKS] = {true, false, false, FLOAT8PASSBYVAL};
+	static const int16 len[NMARKS] = {1, -1, -1, 8};
+
+	for (int i = 0; i < NMARKS; i++)
+	{
+		if (a->nulls[i] != b->nulls[i])
+			return false;
+		if (!a->nulls[i] &&
+			!datum_image_eq(a->values[i], b->values[i], byval[i], len[i]))
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The marks of a row that is not judged.
+ */
+static void
+marks_none(Marks *marks)
+{
+	memset(marks, 0, sizeof(Marks));
+	memset(marks->nulls, true, sizeof(marks->nulls));
+}
+
+/*
+ * Judge the row in slot, and say so in marks.  A fraud is given its alert's
+ * id here; the alert itself is written when the row is in.
+ */
+static void
+marks_judge(RuleSet *rs, TupleTableSlot *slot, Marks *marks)
+{
+	Verdict	   verdict;
+	ArrayType *rules;
+
+	judge_slot(rs, slot, JUDGE_COUNT, NULL, &verdict);
+
+	rules = verdict_rules(rs, &verdict);
+	marks->values[0] = BoolGetDatum(verdict.is_fraud);
+	marks->nulls[0] = false;
+	marks->values[1] = NumericGetDatum(verdict.score);
+	marks->nulls[1] = false;
+	marks->values[2] = PointerGetDatum(rules);
+	marks->nulls[2] = rules == NULL;
+	marks->nulls[3] = !verdict.is_fraud;
+	marks->values[3] = (Datum) 0;
+	if (verdict.is_fraud)
+		marks->values[3] = Int64GetDatum(ledger_draw_id(rs));
+}
+
+/*
+ * Are all four marks there, with their types?  A table that lost one of them
+ * is stored as it comes.
+ */
+static bool
+marks_present(RuleSet *rs, Relation rel)
+{
+	if (rs->is_fraud && rs->fraud_score && rs->fraud_rules &&
+		rs->fraud_alert_id)
+		return true;
+	ereport(WARNING,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("row of table \"%s\" is stored unjudged: a mark's column "
+					"is missing",
+					RelationGetRelationName(rel)),
+			 errhint("Call fraud.watch('%s') again.", rs->table_name)));
+	return false;
+}
+
+/*
+ * The row in slot with other marks.
+ */
+static HeapTuple
+tuple_with_marks(RuleSet *rs, TupleTableSlot *slot, const Marks *marks)
+{
+	TupleDesc desc = slot->tts_tupleDescriptor;
+	int		  natts = desc->natts;
+	Datum	 *values = palloc(natts * sizeof(Datum));
+	bool	 *nulls = palloc(natts * sizeof(bool));
+	int		  columns[NMARKS];
+	HeapTuple tuple;
+
+	slot_getallattrs(slot);
+	memcpy(values, slot->tts_values, natts * sizeof(Datum));
+	memcpy(nulls, slot->tts_isnull, natts * sizeof(bool));
+	marks_columns(rs, columns);
+	for (int i = 0; i < NMARKS; i++)
+	{
+		values[columns[i] - 1] = marks->values[i];
+		nulls[columns[i] - 1] = marks->nulls[i];
+	}
+	tuple = heap_form_tuple(desc, values, nulls);
+	tuple->t_tableOid = slot->tts_tableOid;
+	return tuple;
+}
+
+/* ---- triggers ---- */
+
+/*
+ * A new row, or one that arrives from another partition.
+ */
+static HeapTuple
+mark_insert(TriggerData *trigdata, RuleSet *rs)
+{
+	Marks marks;
+
+	if (unlikely(notes != NULL) &&
+		note_insert(trigdata->tg_relation, rs, &marks))
+		/* it moves with its marks */;
+	else if (unlikely(!pg_fraud_enabled || rs->paused))
+		marks_none(&marks);
+	else
+		marks_judge(rs, trigdata->tg_trigslot, &marks);
+	return tuple_with_marks(rs, trigdata->tg_trigslot, &marks);
+}
+
+/*
+ * Say, once a statement, that marks cannot be written.
+ */
+static void
+warn_of_forged_marks(Relation rel)
+{
+	QueryNote *note = note_make();
+
+	if (note->warned)
+		return;
+	note->warned = true;
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("the marks of table \"%s\" are not changed by UPDATE",
+					RelationGetRelationName(rel)),
+			 errhint("Decide on an alert with fraud_api.review_alert, or "
+					 "judge stored rows again with fraud.remark.")));
+}
+
+/*
+ * Is the update remark's own?
+ */
+static bool
+pass_applies(TriggerData *trigdata)
+{
+	return pass.active &&
+		   pass.relid == RelationGetRelid(trigdata->tg_relation) &&
+		   ItemPointerEquals(&pass.tid, &trigdata->tg_trigtuple->t_self);
+}
+
+/*
+ * The marks that an updated row is to have.
+ */
+static void
+mark_update_marks(TriggerData *trigdata, RuleSet *rs, const Marks *old,
+				  Marks *marks)
+{
+	bool was_fraud = !old->nulls[0] && DatumGetBool(old->values[0]);
+
+	*marks = *old;
+	if (unlikely(pass_applies(trigdata)))
+	{
+		*marks = pass.marks;
+		pass.active = false;
+	}
+	else if (rs->on_update && !was_fraud && pg_fraud_enabled && !rs->paused)
+		marks_judge(rs, trigdata->tg_newslot, marks);
+}
+
+/*
+ * A stored row that is changed.
+ */
+static HeapTuple
+mark_update(TriggerData *trigdata, RuleSet *rs)
+{
+	Relation rel = trigdata->tg_relation;
+	Marks	 old;
+	Marks new;
+	Marks marks;
+
+	marks_read(rs, trigdata->tg_trigslot, &old);
+	marks_read(rs, trigdata->tg_newslot, &new);
+	if (unlikely(!marks_equal(&old, &new)) && !pass_applies(trigdata))
+		warn_of_forged_marks(rel);
+	mark_update_marks(trigdata, rs, &old, &marks);
+
+	if (rel->rd_rel->relispartition)
+		note_update(rel, rs, &trigdata->tg_trigtuple->t_self, &marks);
+	if (marks_equal(&marks, &new))
+		return trigdata->tg_newtuple;
+	return tuple_with_marks(rs, trigdata->tg_newslot, &marks);
+}
+
+/*
+ * Refuse to be called as anything but the row trigger it is.
+ */
+static TriggerData *
+check_trigger(FunctionCallInfo fcinfo, const char *name, bool before)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called by trigger manager",
+						name)));
+	if (!TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) ||
+		TRIGGER_FIRED_BEFORE(trigdata->tg_event) != before)
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("function \"%s\" must be fired %s ROW", name,
+							   before ? "BEFORE" : "AFTER")));
+	return trigdata;
+}
+
+/*
+ * Trigger "~~fraud_mark": BEFORE INSERT OR UPDATE FOR EACH ROW.
+ */
+Datum
+fraud_mark(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = check_trigger(fcinfo, "mark", true);
+	RuleSet		*rs = ruleset_for(trigdata->tg_relation);
+	bool		 insert = TRIGGER_FIRED_BY_INSERT(trigdata->tg_event);
+
+	if (unlikely(rs == NULL || !marks_present(rs, trigdata->tg_relation)))
+		return PointerGetDatum(insert ? trigdata->tg_trigtuple
+									  : trigdata->tg_newtuple);
+	return PointerGetDatum(insert ? mark_insert(trigdata, rs)
+								  : mark_update(trigdata, rs));
+}
+
+/*
+ * Trigger "~~fraud_move": BEFORE DELETE FOR EACH ROW, on partitions.
+ */
+Datum
+fraud_move(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = check_trigger(fcinfo, "move", true);
+
+	if (notes != NULL)
+		note_delete(trigdata->tg_relation, &trigdata->tg_trigtuple->t_self);
+	return PointerGetDatum(trigdata->tg_trigtuple);
+}

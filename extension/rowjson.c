@@ -1,0 +1,316 @@
+/*
+ * rowjson.c
+ *
+ * A stored row as jsonb without its marks: what to_jsonb(row) gives, by a
+ * writer for each column that is looked up once and kept with the ruleset.
+ * Times have their zone in UTC.
+ *
+ * It runs as the inserter.  A type for which somebody made a cast to json
+ * goes through to_jsonb itself, which calls that cast, with the inserter's
+ * rights and no others.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_coerce.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "access/transam.h"
+
+#include "pg_fraud.h"
+
+typedef enum WriterKind
+{
+	WRITE_NOTHING, /* a dropped column or a mark */
+	WRITE_BOOL,
+	WRITE_INT2,
+	WRITE_INT4,
+	WRITE_INT8,
+	WRITE_NUMERIC,
+	WRITE_FLOAT, /* through its text, as to_jsonb */
+	WRITE_TEXT,
+	WRITE_TIME, /* date, timestamp, timestamptz */
+	WRITE_JSONB,
+	WRITE_OUTPUT, /* the output function's text */
+	WRITE_ANY	  /* to_jsonb */
+} WriterKind;
+
+typedef struct ColumnWriter
+{
+	WriterKind kind;
+	char	  *name;
+	int		   name_len;
+	Oid		   type;	 /* domains resolved */
+	FmgrInfo   function; /* output function, or to_jsonb */
+} ColumnWriter;
+
+/*
+ * Which writer suits a type?
+ */
+static WriterKind
+writer_kind(Oid type)
+{
+	Oid cast;
+
+	switch (type)
+	{
+		case BOOLOID:
+			return WRITE_BOOL;
+		case INT2OID:
+			return WRITE_INT2;
+		case INT4OID:
+			return WRITE_INT4;
+		case INT8OID:
+			return WRITE_INT8;
+		case NUMERICOID:
+			return WRITE_NUMERIC;
+		case FLOAT4OID:
+		case FLOAT8OID:
+			return WRITE_FLOAT;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+			return WRITE_TEXT;
+		case DATEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return WRITE_TIME;
+		case JSONBOID:
+			return WRITE_JSONB;
+		case JSONOID:
+			return WRITE_ANY;
+		default:
+			break;
+	}
+	if (OidIsValid(get_element_type(type)) || type_is_rowtype(type))
+		return WRITE_ANY;
+	if (type >= FirstNormalObjectId &&
+		find_coercion_pathway(JSONOID, type, COERCION_EXPLICIT, &cast) !=
+			COERCION_PATH_NONE)
+		return WRITE_ANY;
+	return WRITE_OUTPUT;
+}
+
+/*
+ * Look up the writer of one column.
+ */
+static void
+writer_init(ColumnWriter *writer, Form_pg_attribute att)
+{
+	Oid	 function;
+	bool varlena;
+
+	writer->name = pstrdup(NameStr(att->attname));
+	writer->name_len = strlen(writer->name);
+	writer->type = getBaseType(att->atttypid);
+	writer->kind = writer_kind(writer->type);
+
+	if (writer->kind == WRITE_ANY)
+	{
+		fmgr_info(F_TO_JSONB, &writer->function);
+		fmgr_info_set_expr(
+			(Node *) makeFuncExpr(
+				F_TO_JSONB, JSONBOID,
+				list_make1(makeNullConst(att->atttypid, -1, InvalidOid)),
+				InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
+			&writer->function);
+	}
+	else if (writer->kind == WRITE_OUTPUT || writer->kind == WRITE_FLOAT)
+	{
+		getTypeOutputInfo(writer->type, &function, &varlena);
+		fmgr_info(function, &writer->function);
+	}
+}
+
+/*
+ * Look up the writers of all columns, into the ruleset's memory.
+ */
+static ColumnWriter *
+writers_create(RuleSet *rs)
+{
+	MemoryContext old = MemoryContextSwitchTo(rs->context);
+	ColumnWriter *writers = palloc0(sizeof(ColumnWriter) * rs->desc->natts);
+
+	for (int i = 0; i < rs->desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(rs->desc, i);
+
+		if (att->attisdropped || att->attnum == rs->is_fraud ||
+			att->attnum == rs->fraud_score || att->attnum == rs->fraud_rules ||
+			att->attnum == rs->fraud_alert_id)
+			continue;
+		writer_init(&writers[i], att);
+	}
+	MemoryContextSwitchTo(old);
+	return writers;
+}
+
+/*
+ * A text as a JSON string.
+ */
+static void
+value_from_cstring(JsonbValue *json, char *text)
+{
+	json->type = jbvString;
+	json->val.string.val = text;
+	json->val.string.len = strlen(text);
+}
+
+/*
+ * A number's text as a JSON number, or as a string if it is none (NaN,
+ * Infinity).
+ */
+static void
+value_from_number(JsonbValue *json, char *text)
+{
+	if (strpbrk(text, "nN") != NULL)
+	{
+		value_from_cstring(json, text);
+		return;
+	}
+	json->type = jbvNumeric;
+	json->val.numeric = DatumGetNumeric(
+		DirectFunctionCall3(numeric_in, CStringGetDatum(text),
+							ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+}
+
+/*
+ * A jsonb as a value within another.
+ */
+static void
+value_from_jsonb(JsonbValue *json, Jsonb *jsonb)
+{
+	if (JB_ROOT_IS_SCALAR(jsonb))
+	{
+		(void) JsonbExtractScalar(&jsonb->root, json);
+		return;
+	}
+	json->type = jbvBinary;
+	json->val.binary.data = &jsonb->root;
+	json->val.binary.len = VARSIZE(jsonb) - VARHDRSZ;
+}
+
+/*
+ * A column's value, not null, as JSON.
+ */
+static void
+value_write(ColumnWriter *writer, Datum value, JsonbValue *json)
+{
+	switch (writer->kind)
+	{
+		case WRITE_BOOL:
+			json->type = jbvBool;
+			json->val.boolean = DatumGetBool(value);
+			break;
+		case WRITE_INT2:
+		case WRITE_INT4:
+		case WRITE_INT8:
+			json->type = jbvNumeric;
+			json->val.numeric = int64_to_numeric(
+				writer->kind == WRITE_INT2	 ? DatumGetInt16(value)
+				: writer->kind == WRITE_INT4 ? DatumGetInt32(value)
+											 : DatumGetInt64(value));
+			break;
+		case WRITE_NUMERIC:
+			json->type = jbvNumeric;
+			json->val.numeric = DatumGetNumeric(value);
+			if (numeric_is_nan(json->val.numeric) ||
+				numeric_is_inf(json->val.numeric))
+				value_from_cstring(json, DatumGetCString(DirectFunctionCall1(
+											 numeric_out, value)));
+			break;
+		case WRITE_TEXT:
+			json->type = jbvString;
+			{
+				text *t = DatumGetTextPP(value);
+
+				json->val.string.val = VARDATA_ANY(t);
+				json->val.string.len = VARSIZE_ANY_EXHDR(t);
+			}
+			break;
+		case WRITE_TIME:
+			value_from_cstring(json,
+							   JsonEncodeDateTime(palloc(MAXDATELEN + 1), value,
+												  writer->type, NULL));
+			break;
+		case WRITE_JSONB:
+			value_from_jsonb(json, DatumGetJsonbP(value));
+			break;
+		case WRITE_FLOAT:
+			value_from_number(json,
+							  OutputFunctionCall(&writer->function, value));
+			break;
+		case WRITE_OUTPUT:
+			value_from_cstring(json,
+							   OutputFunctionCall(&writer->function, value));
+			break;
+		default:
+			value_from_jsonb(
+				json, DatumGetJsonbP(FunctionCall1(&writer->function, value)));
+			break;
+	}
+}
+
+/*
+ * All columns of the row, as one object.
+ */
+static Jsonb *
+row_write(RuleSet *rs, TupleTableSlot *slot)
+{
+	JsonbParseState *state = NULL;
+	JsonbValue		*object;
+
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < rs->desc->natts; i++)
+	{
+		ColumnWriter *writer = &rs->writers[i];
+		JsonbValue	  json;
+
+		if (writer->kind == WRITE_NOTHING)
+			continue;
+		json.type = jbvString;
+		json.val.string.val = writer->name;
+		json.val.string.len = writer->name_len;
+		(void) pushJsonbValue(&state, WJB_KEY, &json);
+		if (slot->tts_isnull[i])
+			json.type = jbvNull;
+		else
+			value_write(writer, slot->tts_values[i], &json);
+		(void) pushJsonbValue(&state, WJB_VALUE, &json);
+	}
+	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	return JsonbValueToJsonb(object);
+}
+
+/*
+ * The row in slot, laid out as rs->desc, as jsonb without its marks.
+ */
+Jsonb *
+row_to_jsonb(RuleSet *rs, TupleTableSlot *slot)
+{
+	SettingsSaved *saved;
+	Jsonb *volatile jsonb = NULL;
+
+	if (rs->writers == NULL)
+		rs->writers = writers_create(rs);
+	slot_getallattrs(slot);
+	saved = settings_fix();
+	PG_TRY();
+	{
+		jsonb = row_write(rs, slot);
+	}
+	PG_FINALLY();
+	{
+		settings_restore(saved);
+	}
+	PG_END_TRY();
+	return jsonb;
+}

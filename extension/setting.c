@@ -1,0 +1,139 @@
+/*
+ * setting.c
+ *
+ * The fixed settings under which rules compile and run, so that nothing a
+ * session sets changes a verdict.
+ *
+ * Compiling goes through the settings' own machinery, on a nest level, and
+ * includes search_path.  Running cannot afford that for each row: the few
+ * settings on which the result of an accepted rule may hang are plain
+ * variables of the server, which are swapped and put back.  The rules that
+ * hang on other settings (lc_*, text search, time zone abbreviations) are
+ * refused when they are saved.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgtime.h"
+#include "utils/array.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
+#include "utils/guc.h"
+#include "utils/xml.h"
+
+#include "pg_fraud.h"
+
+struct SettingsSaved
+{
+	bool   in_use;
+	pg_tz *timezone;
+	int	   date_style;
+	int	   date_order;
+	int	   interval_style;
+	int	   float_digits;
+	int	   bytea_format;
+	int	   xml_binary;
+	int	   xml_option;
+	bool   array_nulls;
+};
+
+/* What was there, while the fixed values are in place; no nesting needed */
+static SettingsSaved saved_settings;
+
+static pg_tz *utc = NULL;
+
+/*
+ * Put the fixed values into the server's variables.  Returns NULL when
+ * nothing had to be changed.
+ */
+SettingsSaved *
+settings_fix(void)
+{
+	SettingsSaved *saved = &saved_settings;
+
+	if (unlikely(utc == NULL))
+		utc = pg_tzset("UTC");
+
+	if (session_timezone == utc && DateStyle == USE_ISO_DATES &&
+		DateOrder == DATEORDER_MDY && IntervalStyle == INTSTYLE_POSTGRES &&
+		extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
+		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
+		Array_nulls)
+		return NULL;
+
+	saved->in_use = true;
+	saved->timezone = session_timezone;
+	saved->date_style = DateStyle;
+	saved->date_order = DateOrder;
+	saved->interval_style = IntervalStyle;
+	saved->float_digits = extra_float_digits;
+	saved->bytea_format = bytea_output;
+	saved->xml_binary = xmlbinary;
+	saved->xml_option = xmloption;
+	saved->array_nulls = Array_nulls;
+
+	session_timezone = utc;
+	DateStyle = USE_ISO_DATES;
+	DateOrder = DATEORDER_MDY;
+	IntervalStyle = INTSTYLE_POSTGRES;
+	extra_float_digits = 1;
+	bytea_output = BYTEA_OUTPUT_HEX;
+	xmlbinary = XMLBINARY_BASE64;
+	xmloption = XMLOPTION_CONTENT;
+	Array_nulls = true;
+	return saved;
+}
+
+/*
+ * Put back what settings_fix found.
+ */
+void
+settings_restore(SettingsSaved *saved)
+{
+	if (saved == NULL || !saved->in_use)
+		return;
+
+	session_timezone = saved->timezone;
+	DateStyle = saved->date_style;
+	DateOrder = saved->date_order;
+	IntervalStyle = saved->interval_style;
+	extra_float_digits = saved->float_digits;
+	bytea_output = saved->bytea_format;
+	xmlbinary = saved->xml_binary;
+	xmloption = saved->xml_option;
+	Array_nulls = saved->array_nulls;
+	saved->in_use = false;
+}
+
+/*
+ * Set the fixed settings for parsing and planning a rule.  The caller ends
+ * the nest level that is returned.
+ */
+int
+settings_fix_for_compile(void)
+{
+	static const char *const fixed[][2] = {
+		{"search_path", "pg_catalog, fraud, pg_temp"},
+		{"TimeZone", "UTC"},
+		{"timezone_abbreviations", "Default"},
+		{"DateStyle", "ISO, MDY"},
+		{"IntervalStyle", "postgres"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmlbinary", "base64"},
+		{"xmloption", "content"},
+		{"array_nulls", "on"},
+		{"standard_conforming_strings", "on"},
+		{"escape_string_warning", "off"},
+		{"backslash_quote", "safe_encoding"},
+		{"transform_null_equals", "off"},
+		{"default_text_search_config", "pg_catalog.simple"},
+	};
+	int level = NewGUCNestLevel();
+
+	for (int i = 0; i < lengthof(fixed); i++)
+		(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+								 false);
+	return level;
+}
