@@ -157,7 +157,6 @@ fraud_explain(PG_FUNCTION_ARGS)
 	slot = slot_of_row(fcinfo, rs, row);
 	result = begin_result(fcinfo, &desc);
 	judge_slot(rs, slot, JUDGE_ALL, NULL, &verdict);
-	ruleset_pin(rs);
 	for (int i = 0; i < rs->nrules; i++)
 	{
 		Rule *rule = &rs->rules[i];
@@ -175,7 +174,6 @@ fraud_explain(PG_FUNCTION_ARGS)
 		values[6] = observe_columns(slot, rule->traits.columns, 0);
 		tuplestore_putvalues(result, desc, values, nulls);
 	}
-	ruleset_unpin(rs);
 	ExecClearTuple(slot);
 	return (Datum) 0;
 }

@@ -401,7 +401,6 @@ judge_message(Relation rel, Jsonb *message, Datum *values, bool *nulls)
 	if (rs == NULL)
 		elog(ERROR, "table \"%s\" is not watched",
 			 RelationGetRelationName(rel));
-	ruleset_pin(rs);
 	slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
 	fill_slot(slot, rel, rs, message);
 	judge_slot(rs, slot, JUDGE_ASK, NULL, &verdict);
@@ -412,7 +411,6 @@ judge_message(Relation rel, Jsonb *message, Datum *values, bool *nulls)
 	values[2] = PointerGetDatum(names);
 	values[3] = reasons(rs, &verdict, slot);
 	ExecDropSingleTupleTableSlot(slot);
-	ruleset_unpin(rs);
 }
 
 /*

@@ -269,20 +269,3 @@ verdict_rules(RuleSet *rs, const Verdict *verdict)
 			names[n++] = rs->rules[i].name_datum;
 	return construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT);
 }
-
-/*
- * Is the error not the rule's own, but the system's or the user's who
- * cancels?
- */
-bool
-judge_rethrows(int sqlerrcode)
-{
-	int class = ERRCODE_TO_CATEGORY(sqlerrcode);
-
-	return class == ERRCODE_TO_CATEGORY(ERRCODE_T_R_SERIALIZATION_FAILURE) ||
-		   class == ERRCODE_TO_CATEGORY(ERRCODE_OUT_OF_MEMORY) ||
-		   class == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED) ||
-		   class == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
-		   sqlerrcode == ERRCODE_DATA_CORRUPTED ||
-		   sqlerrcode == ERRCODE_INDEX_CORRUPTED;
-}
