@@ -136,7 +136,7 @@ my $bigquery = PgFraud::BigQuery->start;
 $bigquery->create_dataset('fraud');
 $bigquery->query('CREATE TABLE fraud.t (a INT64, b NUMERIC)');
 my $answer = $bigquery->request('POST',
-	'/projects/shop/datasets/fraud/tables/t/insertAll',
+	'/projects/my-project/datasets/fraud/tables/t/insertAll',
 	{ rows => [ map { { json => { a => $_, b => "$_.25" } } } 1 .. 3 ] });
 is($answer->{status}, 200, 'rows are inserted');
 is_deeply([ map { [ $_->[0], $_->[1] + 0 ] }

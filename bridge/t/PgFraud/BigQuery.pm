@@ -9,12 +9,12 @@ use JSON::PP ();
 use PgFraud::Part qw(free_port need part_script run_dir wait_for);
 use PgFraud::Process;
 
-# PgFraud::BigQuery->start(project => 'shop', options => [...])
+# PgFraud::BigQuery->start(project => 'my-project', options => [...])
 sub start
 {
 	my ($class, %args) = @_;
 	need('bigquery');
-	my $self = bless { project => $args{project} // 'shop',
+	my $self = bless { project => $args{project} // 'my-project',
 		port => $args{port} // free_port(),
 		grpc_port => $args{grpc_port} // free_port(),
 		options => $args{options} // [],
