@@ -1,0 +1,356 @@
+/*
+ * gen_producer.c
+ *		Messages into a Kafka topic, each counted when the broker has it.
+ */
+#include "gen.h"
+
+#include <librdkafka/rdkafka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* How long to wait for the topic to be there, and for the last deliveries */
+#define TOPIC_WAIT_MS 15000
+#define FLUSH_STEP_MS 200
+
+struct Producer
+{
+	rd_kafka_t		 *handle;
+	rd_kafka_topic_t *topic;
+	uint64_t		  delivered;
+	uint64_t		  failed;
+	bool			  complained; /* of a failed delivery */
+	bool			  fatal;
+};
+
+/*
+ * Count a message that the broker has, or has not, taken
+ */
+static void
+on_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
+{
+	Producer *producer = opaque;
+
+	(void) handle;
+	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		producer->delivered++;
+		return;
+	}
+	producer->failed++;
+	if (!producer->complained)
+		complain("a message was not delivered: %s",
+				 rd_kafka_err2str(message->err));
+	producer->complained = true;
+}
+
+/*
+ * Report the client's own errors; a fatal one ends the run
+ */
+static void
+on_error(rd_kafka_t *handle, int err, const char *reason, void *opaque)
+{
+	Producer *producer = opaque;
+	char	  text[512];
+
+	if (err == RD_KAFKA_RESP_ERR__FATAL)
+	{
+		rd_kafka_fatal_error(handle, text, sizeof(text));
+		complain("%s", text);
+		producer->fatal = true;
+		return;
+	}
+	complain("%s", reason);
+}
+
+/*
+ * Drop the client's log lines: what matters comes as an error
+ */
+static void
+on_log(const rd_kafka_t *handle, int level, const char *facility,
+	   const char *text)
+{
+	(void) handle;
+	(void) level;
+	(void) facility;
+	(void) text;
+}
+
+/*
+ * Set one property
+ */
+static bool
+set_property(rd_kafka_conf_t *conf, const char *name, const char *value)
+{
+	char err[256];
+
+	if (rd_kafka_conf_set(conf, name, value, err, sizeof(err)) ==
+		RD_KAFKA_CONF_OK)
+		return true;
+	complain("%s", err);
+	return false;
+}
+
+/*
+ * The producer's settings: ours, then the user's.  NULL if one is refused.
+ */
+static rd_kafka_conf_t *
+make_conf(Producer *producer, const char *brokers, char *const *properties,
+		  int nproperties, bool paced)
+{
+	/* the partitioner is the one of Kafka's own clients */
+	const char *const settings[][2] = {
+		{"bootstrap.servers", brokers},
+		{"client.id", "fraudgen"},
+		{"enable.idempotence", "true"},
+		{"partitioner", "murmur2_random"},
+		{"compression.type", "lz4"},
+		{"linger.ms", paced ? "2" : "50"},
+		{"batch.num.messages", "100000"},
+		{"queue.buffering.max.messages", "500000"},
+		{"queue.buffering.max.kbytes", "131072"},
+	};
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	bool			 fits = true;
+
+	for (size_t i = 0; i < lengthof(settings) && fits; i++)
+		fits = set_property(conf, settings[i][0], settings[i][1]);
+	for (int i = 0; i < nproperties && fits; i++)
+	{
+		char  name[128];
+		char *equals = strchr(properties[i], '=');
+
+		if (equals == NULL || (size_t) (equals - properties[i]) >= sizeof(name))
+		{
+			complain("not a PROPERTY=VALUE: \"%s\"", properties[i]);
+			fits = false;
+			break;
+		}
+		memcpy(name, properties[i], (size_t) (equals - properties[i]));
+		name[equals - properties[i]] = '\0';
+		fits = set_property(conf, name, equals + 1);
+	}
+	if (!fits)
+	{
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	rd_kafka_conf_set_opaque(conf, producer);
+	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	rd_kafka_conf_set_error_cb(conf, on_error);
+	rd_kafka_conf_set_log_cb(conf, on_log);
+	return conf;
+}
+
+/*
+ * Make the topic with so many partitions, unless it is there
+ */
+static bool
+create_topic(Producer *producer, const char *topic, int partitions)
+{
+	char				 err[512] = "the broker did not answer";
+	rd_kafka_NewTopic_t *wanted =
+		rd_kafka_NewTopic_new(topic, partitions, -1, err, sizeof(err));
+	rd_kafka_queue_t		*queue;
+	rd_kafka_AdminOptions_t *options;
+	rd_kafka_event_t		*event;
+	bool					 made = false;
+
+	if (wanted == NULL)
+	{
+		complain("topic \"%s\": %s", topic, err);
+		return false;
+	}
+	queue = rd_kafka_queue_new(producer->handle);
+	options = rd_kafka_AdminOptions_new(producer->handle,
+										RD_KAFKA_ADMIN_OP_CREATETOPICS);
+	rd_kafka_AdminOptions_set_request_timeout(options, TOPIC_WAIT_MS, err,
+											  sizeof(err));
+	rd_kafka_CreateTopics(producer->handle, &wanted, 1, options, queue);
+	event = rd_kafka_queue_poll(queue, TOPIC_WAIT_MS + 1000);
+	if (event != NULL && rd_kafka_event_error(event) != 0)
+		snprintf(err, sizeof(err), "%s", rd_kafka_event_error_string(event));
+	else if (event != NULL)
+	{
+		size_t						   count;
+		const rd_kafka_topic_result_t *result =
+			rd_kafka_CreateTopics_result_topics(
+				rd_kafka_event_CreateTopics_result(event), &count)[0];
+		rd_kafka_resp_err_t code = rd_kafka_topic_result_error(result);
+
+		made = code == RD_KAFKA_RESP_ERR_NO_ERROR ||
+			   code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
+		snprintf(err, sizeof(err), "%s", rd_kafka_err2str(code));
+	}
+	if (!made)
+		complain("cannot make topic \"%s\": %s", topic, err);
+	if (event != NULL)
+		rd_kafka_event_destroy(event);
+	rd_kafka_AdminOptions_destroy(options);
+	rd_kafka_queue_destroy(queue);
+	rd_kafka_NewTopic_destroy(wanted);
+	return made;
+}
+
+/*
+ * Wait until the topic is there: asking for it makes it, where the broker
+ * makes topics by itself
+ */
+static bool
+wait_for_topic(Producer *producer, const char *brokers, const char *topic)
+{
+	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
+
+	for (int waited = 0; waited < TOPIC_WAIT_MS && !stopping(); waited += 500)
+	{
+		const struct rd_kafka_metadata *metadata;
+		struct timespec					half = {0, 500000000};
+
+		rd_kafka_poll(producer->handle, 0);
+		err = rd_kafka_metadata(producer->handle, 0, producer->topic, &metadata,
+								TOPIC_WAIT_MS - waited);
+		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			complain("cannot reach Kafka at %s: %s", brokers,
+					 rd_kafka_err2str(err));
+			return false;
+		}
+		err = metadata->topics[0].err;
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR &&
+			metadata->topics[0].partition_cnt == 0)
+			err = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+		rd_kafka_metadata_destroy(metadata);
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+			return true;
+		if (err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART &&
+			err != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE)
+			break;
+		nanosleep(&half, NULL);
+	}
+	if (!stopping())
+		complain("cannot produce to topic \"%s\": %s%s", topic,
+				 rd_kafka_err2str(err),
+				 err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+					 ? " (--partitions makes it)"
+					 : "");
+	return false;
+}
+
+/*
+ * Connect to Kafka.  NULL, with the reason told, if that is not possible.
+ * With a number of partitions the topic is made if it is not there.
+ */
+Producer *
+producer_open(const char *brokers, const char *topic, int partitions,
+			  char *const *properties, int nproperties, bool paced)
+{
+	Producer		*producer = calloc(1, sizeof(Producer));
+	rd_kafka_conf_t *conf;
+	char			 err[512];
+
+	if (producer == NULL)
+	{
+		complain("out of memory");
+		return NULL;
+	}
+	conf = make_conf(producer, brokers, properties, nproperties, paced);
+	if (conf == NULL)
+		goto failed;
+	producer->handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, err, sizeof(err));
+	if (producer->handle == NULL)
+	{
+		rd_kafka_conf_destroy(conf);
+		complain("%s", err);
+		goto failed;
+	}
+	producer->topic = rd_kafka_topic_new(producer->handle, topic, NULL);
+	if (producer->topic == NULL)
+	{
+		complain("topic \"%s\": %s", topic,
+				 rd_kafka_err2str(rd_kafka_last_error()));
+		goto failed;
+	}
+	if ((partitions == 0 || create_topic(producer, topic, partitions)) &&
+		wait_for_topic(producer, brokers, topic))
+		return producer;
+failed:
+	if (producer->topic != NULL)
+		rd_kafka_topic_destroy(producer->topic);
+	if (producer->handle != NULL)
+		rd_kafka_destroy(producer->handle);
+	free(producer);
+	return NULL;
+}
+
+/*
+ * Hand a message to the client, waiting where its queue is full.  False if
+ * the run cannot go on.
+ */
+bool
+producer_send(Producer *producer, const Message *message)
+{
+	while (rd_kafka_produce(producer->topic, RD_KAFKA_PARTITION_UA,
+							RD_KAFKA_MSG_F_COPY, (void *) message->value,
+							message->value_len, message->key, message->key_len,
+							NULL) != 0)
+	{
+		rd_kafka_resp_err_t err = rd_kafka_last_error();
+
+		if (err != RD_KAFKA_RESP_ERR__QUEUE_FULL)
+		{
+			complain("cannot produce: %s", rd_kafka_err2str(err));
+			return false;
+		}
+		rd_kafka_poll(producer->handle, 10);
+		if (stopping() || producer->fatal)
+			return false;
+	}
+	return !producer->fatal;
+}
+
+/*
+ * Take the deliveries that are reported
+ */
+void
+producer_poll(Producer *producer)
+{
+	rd_kafka_poll(producer->handle, 0);
+}
+
+/*
+ * How many messages the broker has
+ */
+uint64_t
+producer_delivered(const Producer *producer)
+{
+	return producer->delivered;
+}
+
+/*
+ * How many it will not have
+ */
+uint64_t
+producer_failed(const Producer *producer)
+{
+	return producer->failed;
+}
+
+/*
+ * Wait for the deliveries still under way.  False if some did not come to an
+ * end, or a fatal error was met; the counters stay readable.
+ */
+bool
+producer_close(Producer *producer)
+{
+	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
+
+	do
+		err = rd_kafka_flush(producer->handle, FLUSH_STEP_MS);
+	while (err == RD_KAFKA_RESP_ERR__TIMED_OUT && !producer->fatal);
+	rd_kafka_topic_destroy(producer->topic);
+	rd_kafka_destroy(producer->handle);
+	producer->handle = NULL;
+	return err == RD_KAFKA_RESP_ERR_NO_ERROR && !producer->fatal;
+}
