@@ -79,8 +79,6 @@ extern Expr *rule_compile(Relation rel, const char *condition);
  * user's domain would run its checks as the extension's owner.
  */
 extern void rule_validate(Relation rel, const char *condition);
-/* The columns that a condition names, for people: generated ones as such */
-extern Bitmapset *rule_columns(Relation rel, const char *condition);
 
 /*
  * ExecInitExpr for a compiled rule, in CurrentMemoryContext: with nobody's

@@ -416,54 +416,65 @@ hint_for(const ErrorData *edata, const char *condition)
 	}
 }
 
+/* Whose text the parser is reading, for placing its errors */
+typedef struct PlaceContext
+{
+	ParseState *pstate;
+	const char *condition;
+} PlaceContext;
+
 /*
- * Make an error of parsing speak of the rule's own text, not of the
- * statement in which it was met: offset is the number of characters that
- * were put before the text.
+ * Make an error's position one in the rule's own text, not in the statement
+ * in which the rule was met.  An error context callback, because an outer
+ * one (of a PL/pgSQL function) would take the position for its own.
  */
 static void
-place_error(ErrorData *edata, const char *condition, int offset)
+place_error(void *arg)
 {
-	const char *hint = hint_for(edata, condition);
-	int			length = pg_mbstrlen(condition);
-	int			position = edata->cursorpos - offset;
+	PlaceContext *ctx = (PlaceContext *) arg;
+	int			  position = geterrposition();
 
-	edata->message = in_our_words(edata->message);
-	edata->hint = hint ? pstrdup(hint) : NULL;
-	if (edata->cursorpos > 0)
-	{
-		edata->cursorpos = 0;
-		edata->internalpos = Max(1, Min(position, length + 1));
-		edata->internalquery = pstrdup(condition);
-	}
+	if (position <= 0)
+		return;
+	/* the opening parenthesis that parse_text put before the text */
+	if (ctx->pstate->p_sourcetext != NULL &&
+		ctx->pstate->p_sourcetext != ctx->condition)
+		position--;
+	errposition(0);
+	internalerrposition(Max(1, Min(position, pg_mbstrlen(ctx->condition) + 1)));
+	internalerrquery(ctx->condition);
 }
 
 /*
- * Analyse with errors placed in the rule's own text
+ * Analyse a condition, with errors placed in its own text and spoken of in
+ * the words of rules
  */
 static Node *
 analyse_placed(Relation rel, const char *condition)
 {
-	ParseState	 *pstate = make_parsestate(NULL);
-	MemoryContext caller = CurrentMemoryContext;
-	Node		 *node = NULL;
+	ParseState			*pstate = make_parsestate(NULL);
+	MemoryContext		 caller = CurrentMemoryContext;
+	PlaceContext		 place = {pstate, condition};
+	ErrorContextCallback callback = {error_context_stack, place_error, &place};
+	Node				*node = NULL;
 
 	PG_TRY();
 	{
+		error_context_stack = &callback;
 		node = analyse(rel, pstate, condition);
+		error_context_stack = callback.previous;
 	}
 	PG_CATCH();
 	{
 		ErrorData *edata;
-		bool	   wrapped =
-			pstate->p_sourcetext != NULL && pstate->p_sourcetext != condition;
 
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
 		if (judge_rethrows(edata->sqlerrcode))
 			PG_RE_THROW();
 		FlushErrorState();
-		place_error(edata, condition, wrapped ? 1 : 0);
+		edata->hint = unconstify(char *, hint_for(edata, condition));
+		edata->message = in_our_words(edata->message);
 		ReThrowError(edata);
 	}
 	PG_END_TRY();
@@ -488,20 +499,6 @@ rule_compile(Relation rel, const char *condition)
 	node = (Node *) expression_planner((Expr *) node);
 	AtEOXact_GUC(true, level);
 	return (Expr *) node;
-}
-
-/*
- * The columns that a condition names, generated ones as such.
- */
-Bitmapset *
-rule_columns(Relation rel, const char *condition)
-{
-	int		   level = settings_fix_for_compile();
-	RuleTraits traits;
-
-	rule_traits(analyse_placed(rel, condition), &traits);
-	AtEOXact_GUC(true, level);
-	return traits.columns;
 }
 
 /*
