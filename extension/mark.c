@@ -334,6 +334,41 @@ tuple_with_marks(RuleSet *rs, TupleTableSlot *slot, const Marks *marks)
 	return tuple;
 }
 
+/*
+ * Put marks into the row that is about to be inserted.
+ *
+ * Giving the server another tuple makes it copy that into its slot and take
+ * it apart again for the triggers and indexes that follow.  So where the slot
+ * holds the very tuple that the trigger was given, a copy of its own, that
+ * tuple is given another body instead: made in the memory of this row, which
+ * lasts until the next one, while the slot's values go on pointing into the
+ * old body, which lasts as long as the tuple.
+ */
+static HeapTuple
+put_marks(RuleSet *rs, TupleTableSlot *slot, HeapTuple tuple,
+		  const Marks *marks)
+{
+	HeapTuple formed;
+	int		  columns[NMARKS];
+
+	if (!(TTS_IS_BUFFERTUPLE(slot) || TTS_IS_HEAPTUPLE(slot)) ||
+		((HeapTupleTableSlot *) slot)->tuple != tuple || !TTS_SHOULDFREE(slot))
+		return tuple_with_marks(rs, slot, marks);
+
+	slot_getallattrs(slot);
+	marks_columns(rs, columns);
+	for (int i = 0; i < NMARKS; i++)
+	{
+		slot->tts_values[columns[i] - 1] = marks->values[i];
+		slot->tts_isnull[columns[i] - 1] = marks->nulls[i];
+	}
+	formed = heap_form_tuple(slot->tts_tupleDescriptor, slot->tts_values,
+							 slot->tts_isnull);
+	tuple->t_data = formed->t_data;
+	tuple->t_len = formed->t_len;
+	return tuple;
+}
+
 /* ---- triggers ---- */
 
 /*
@@ -351,14 +386,14 @@ mark_insert(TriggerData *trigdata, RuleSet *rs)
 		marks_none(&marks);
 	else
 		marks_judge(rs, trigdata->tg_trigslot, &marks);
-	return tuple_with_marks(rs, trigdata->tg_trigslot, &marks);
+	return put_marks(rs, trigdata->tg_trigslot, trigdata->tg_trigtuple, &marks);
 }
 
 /*
  * Say, once a statement, that marks cannot be written.
  */
 static void
-warn_of_forged_marks(Relation rel)
+warn_of_forged_marks(RuleSet *rs)
 {
 	QueryNote *note = note_make();
 
@@ -367,8 +402,8 @@ warn_of_forged_marks(Relation rel)
 	note->warned = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
-			 errmsg("the marks of table \"%s\" are not changed by UPDATE",
-					RelationGetRelationName(rel)),
+			 errmsg("the marks of table %s are not changed by UPDATE",
+					rs->table_name),
 			 errhint("Decide on an alert with fraud_api.review_alert, or "
 					 "judge stored rows again with fraud.remark.")));
 }
@@ -417,7 +452,7 @@ mark_update(TriggerData *trigdata, RuleSet *rs)
 	marks_read(rs, trigdata->tg_trigslot, &old);
 	marks_read(rs, trigdata->tg_newslot, &new);
 	if (unlikely(!marks_equal(&old, &new)) && !pass_applies(trigdata))
-		warn_of_forged_marks(rel);
+		warn_of_forged_marks(rs);
 	mark_update_marks(trigdata, rs, &old, &marks);
 
 	if (rel->rd_rel->relispartition)
