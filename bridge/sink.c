@@ -52,6 +52,7 @@ typedef struct Work
 	SinkSetup		setup;
 	SinkColumn	   *columns;
 	char		   *target;
+	char			target_oid[12];
 	char		   *entity;
 	LedgerFilter	filter;
 	Cursor			cursor;
@@ -272,10 +273,10 @@ read_columns(Work *work, SinkColumn **columns, int *ncolumns)
 		"FROM d JOIN pg_type AS t ON t.oid = d.typ WHERE t.typtype = 'd') "
 		"SELECT d.typ, d.typmod, t.typelem, t.typcategory = 'A' AND t.typelem "
 		"<> 0 AS is_array FROM d JOIN pg_type AS t ON t.oid = d.typ WHERE "
-		"t.typtype <> 'd') AS b WHERE a.attrelid = $1::regclass AND a.attnum > "
+		"t.typtype <> 'd') AS b WHERE a.attrelid = $1::oid AND a.attnum > "
 		"0 AND NOT a.attisdropped AND a.attname <> ALL ('{is_fraud,"
 		"fraud_score,fraud_rules,fraud_alert_id}') ORDER BY a.attnum";
-	const char *params[] = {work->target};
+	const char *params[] = {work->target_oid};
 	PGresult   *res = pg_query(work->conn, &work->err, sql, 1, params);
 
 	if (res == NULL)
@@ -329,6 +330,8 @@ take_config(Work *work, const PGresult *res)
 	work->setup.options = json_loads(PQgetvalue(res, 0, 1), 0, NULL);
 	if (!PQgetisnull(res, 0, 3))
 		work->target = xstrdup(PQgetvalue(res, 0, 3));
+	string_copy(work->target_oid, PQgetvalue(res, 0, 5),
+				sizeof(work->target_oid));
 	if (!PQgetisnull(res, 0, 4))
 		work->entity = xstrdup(PQgetvalue(res, 0, 4));
 	if (work->kind == NULL || work->setup.options == NULL ||

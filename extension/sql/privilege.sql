@@ -66,34 +66,6 @@ GRANT EXECUTE ON FUNCTION fraud.is_alive(timestamptz) TO fraud_reader;
 GRANT SELECT ON fraud.bridge_instances TO fraud_bridge, fraud_reader;
 GRANT SELECT ON fraud.sources TO fraud_reader;
 -- sink.sql
-REVOKE ALL ON fraud.sink_config, fraud.sink_cursor, fraud.sink_failures, fraud.sinks FROM PUBLIC;
-REVOKE ALL ON FUNCTION
-    fraud.sink_key(text),
-    fraud.system_identity(),
-    fraud.adopt_ledger(),
-    fraud.check_sink_keys(text, jsonb, text[]),
-    fraud.sink_text(jsonb, text, boolean),
-    fraud.check_secret_name(text, text),
-    fraud.check_sink_interval(jsonb, text, interval),
-    fraud.check_sink_common(jsonb),
-    fraud.check_bigquery_options(jsonb),
-    fraud.check_kafka_options(jsonb),
-    fraud.check_webhook_headers(jsonb),
-    fraud.check_webhook_options(jsonb),
-    fraud.check_sink_options(text, jsonb),
-    fraud.check_sink_target(regclass),
-    fraud.place_sink(text, bigint),
-    fraud.lock_sink(text),
-    fraud.add_sink(text, text, jsonb, regclass, text, boolean),
-    fraud.alter_sink(text, jsonb, regclass),
-    fraud.drop_sink(text),
-    fraud.pause_sink(text),
-    fraud.resume_sink(text, bigint),
-    fraud.sink_resume_hint(text),
-    fraud.open_sink(text),
-    fraud.report_sink(text, boolean, text, text),
-    fraud.sink_lag(fraud.sink_cursor, text)
-    FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
     fraud.add_sink(text, text, jsonb, regclass, text, boolean),
     fraud.alter_sink(text, jsonb, regclass),
