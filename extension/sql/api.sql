@@ -6,17 +6,6 @@
 -- Who sees which alerts
 --
 
-CREATE FUNCTION fraud.qualified_name(target regclass) RETURNS text
-LANGUAGE sql STABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT format('%I.%I', n.nspname, c.relname)
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.oid = qualified_name.target;
-END;
-COMMENT ON FUNCTION fraud.qualified_name(regclass) IS
-'A table''s name with its schema, as the ledger holds it.';
-
 -- An alert holds a whole row: where row security hides rows of a table from
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text
@@ -43,10 +32,7 @@ COMMENT ON POLICY vanished ON fraud.alerts IS 'Alerts of tables that are no long
 CREATE POLICY bridges ON fraud.alerts FOR SELECT TO fraud_bridge USING (true);
 COMMENT ON POLICY bridges ON fraud.alerts IS 'A bridge forwards every alert';
 
-ALTER TABLE fraud.reviews
-    ALTER reviewed_by SET DEFAULT fraud.outer_role(),
-    ALTER actor SET DEFAULT fraud.actor(),
-    ENABLE ROW LEVEL SECURITY;
+ALTER TABLE fraud.reviews ENABLE ROW LEVEL SECURITY;
 CREATE POLICY readers ON fraud.reviews FOR SELECT TO fraud_reader
     USING (EXISTS (SELECT FROM fraud.alerts a WHERE a.id = alert_id));
 COMMENT ON POLICY readers ON fraud.reviews IS 'A review is shown to those who see its alert';
@@ -92,8 +78,23 @@ COMMENT ON COLUMN fraud_api.alerts.kafka_partition IS 'Its partition';
 COMMENT ON COLUMN fraud_api.alerts.kafka_offset IS 'Its offset';
 COMMENT ON COLUMN fraud_api.alerts.rule_versions IS 'Versions of the rules that fired, in the order of rules';
 
+CREATE VIEW fraud_api.rules AS
+SELECT r.id, fraud.table_name(r.target) AS target, r.name, r.version, r.mode,
+       r.score, r.condition, r.description, r.on_error, r.state, r.error,
+       r.changed_by, r.actor, r.changed_at, r.evaluated, r.fired, r.failed,
+       r.last_fired_at, r.mean_time_us
+FROM fraud.rules r;
+COMMENT ON VIEW fraud_api.rules IS 'Rules by which rows are judged';
+
+CREATE VIEW fraud_api.rule_stats AS
+SELECT r.id, fraud.table_name(r.target) AS target, r.name, r.version, r.mode,
+       r.evaluated, r.fired, round(r.fired::numeric / nullif(r.evaluated, 0), 6) AS share,
+       r.failed, r.last_fired_at, r.mean_time_us
+FROM fraud.rules r;
+COMMENT ON VIEW fraud_api.rule_stats IS 'What each rule has done';
+
 CREATE VIEW fraud_api.sources AS
-SELECT s.name, s.topic, fraud.qualified_name(s.target) AS target, s.state,
+SELECT s.name, s.topic, fraud.table_name(s.target) AS target, s.state,
        s."position", s.lag, s.last_error, s.last_error_at, s.statement,
        s.mapping, s.start, s.on_conflict, s.fraud_topic, s.legit_topic,
        s.dead_letter_topic, s.changed_by, s.changed_at
@@ -101,7 +102,7 @@ FROM fraud.sources s;
 COMMENT ON VIEW fraud_api.sources IS 'Kafka topics that are read into tables, and how far';
 
 CREATE VIEW fraud_api.sinks AS
-SELECT s.name, s.kind, fraud.qualified_name(s.target) AS target, s.state,
+SELECT s.name, s.kind, fraud.table_name(s.target) AS target, s.state,
        s."position", s.lag_rows, s.lag_seconds, s.rate, s.sent, s.skipped,
        s.failed, s.retries, s.sent_at, s.last_error, s.last_error_at,
        s.stopped_at, s.stopped_reason, s.stopped_hint, s.options,
@@ -196,13 +197,17 @@ BEGIN
     FOR pair IN
         SELECT a.attrelid::regclass AS view, a.attname,
                col_description(b.attrelid, b.attnum) AS description
-        FROM (VALUES ('sources', 'sources'), ('sinks', 'sinks')) v(api, base)
+        FROM (VALUES ('rules', 'rules'), ('rule_stats', 'rules'),
+                     ('sources', 'sources'), ('sinks', 'sinks')) v(api, base)
         JOIN pg_attribute a ON a.attrelid = format('fraud_api.%I', v.api)::regclass AND a.attnum > 0
         JOIN pg_attribute b ON b.attrelid = format('fraud.%I', v.base)::regclass AND b.attname = a.attname
     LOOP
         EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', pair.view, pair.attname, pair.description);
     END LOOP;
 END $$;
+COMMENT ON COLUMN fraud_api.rules.target IS 'Table that it judges, with its schema';
+COMMENT ON COLUMN fraud_api.rule_stats.target IS 'Table that it judges, with its schema';
+COMMENT ON COLUMN fraud_api.rule_stats.share IS 'Share of the judged rows on which it fired';
 COMMENT ON COLUMN fraud_api.sources.target IS 'Table that the records become rows of, with its schema';
 COMMENT ON COLUMN fraud_api.sinks.target IS 'Table whose frauds are sent, with its schema; null for all tables';
 
@@ -235,15 +240,19 @@ COMMENT ON FUNCTION fraud_api.review_alert(bigint, text, text) IS
 status is confirmed, dismissed or open. Every decision is kept, the latest counts. Returns the alert.';
 
 -- A watched table by name, and its columns that windows are made of
-CREATE FUNCTION fraud.find_watched(name text, OUT target regclass, OUT event_time name, OUT amount name)
+CREATE FUNCTION fraud.find_watched(name text, OUT target regclass, OUT event_time name,
+    OUT amount name, OUT schema oid, OUT exposed regclass)
 RETURNS record
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    SELECT w.target, w.event_time, w.amount INTO STRICT target, event_time, amount
+    SELECT w.target, w.event_time, w.amount, n.oid, v.oid
+    INTO STRICT target, event_time, amount, schema, exposed
     FROM fraud.watch_config w
     JOIN pg_class c ON c.oid = w.target
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_class v ON v.relnamespace = 'fraud_api'::regnamespace
+                        AND v.relname = c.relname AND fraud.is_exposure(v.oid, c.oid)
     WHERE find_watched.name IN (c.relname, format('%I', c.relname),
                                 n.nspname || '.' || c.relname,
                                 format('%I.%I', n.nspname, c.relname));
@@ -269,6 +278,7 @@ SET search_path = pg_catalog, pg_temp
 SET "TimeZone" = 'UTC' AS $$
 DECLARE
     watched record;
+    relation regclass;
     moment text;
     amount text;
 BEGIN
@@ -280,12 +290,18 @@ BEGIN
     END IF;
     SELECT * INTO watched FROM fraud.find_watched(windows.target);
     IF watched.event_time IS NULL THEN
-        RAISE EXCEPTION 'table % has no event time', watched.target
+        RAISE EXCEPTION 'table "%" has no event time', watched.target
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Name the column: SELECT fraud.watch(%L, event_time => ...)', watched.target);
     END IF;
+    -- an exposed table is read without the right to use its schema
+    relation := watched.target;
+    IF NOT has_schema_privilege(watched.schema, 'USAGE') AND watched.exposed IS NOT NULL THEN
+        relation := watched.exposed;
+    END IF;
     moment := format('t.%I', watched.event_time);
-    amount := coalesce(format('t.%I::numeric', watched.amount), 'NULL::numeric');
+    amount := CASE WHEN watched.amount IS NULL THEN 'NULL::numeric'
+                   ELSE format('t.%I::numeric', watched.amount) END;
     -- times without a zone are UTC, and so is the session here
     RETURN QUERY EXECUTE format(
         'SELECT g.w, g.w + $1, g.n, g.total, g.lowest, g.highest, g.frauds FROM ('
@@ -293,7 +309,7 @@ BEGIN
         ' sum(%2$s) AS total, min(%2$s) AS lowest, max(%2$s) AS highest,'
         ' count(*) FILTER (WHERE t.is_fraud) AS frauds'
         ' FROM %3$s t WHERE %1$s IS NOT NULL%4$s%5$s GROUP BY 1) g ORDER BY g.w',
-        moment, amount, watched.target,
+        moment, amount, relation,
         CASE WHEN since IS NOT NULL THEN format(' AND %s >= $2', moment) END,
         CASE WHEN until IS NOT NULL THEN format(' AND %s < $3', moment) END)
         USING every, since, until;
@@ -317,7 +333,7 @@ BEGIN
         IF NOT fraud.is_exposure(to_regclass(format('fraud_api.%I', view)), target) THEN
             RAISE EXCEPTION 'relation "fraud_api.%" already exists', view
                 USING ERRCODE = 'duplicate_table',
-                      DETAIL = format('Exposing table %s would take the name.', target),
+                      DETAIL = format('Exposing table "%s" would take the name.', target),
                       HINT = 'Rename the table, or make a view of another name in fraud_api yourself.';
         END IF;
         EXECUTE format('DROP VIEW fraud_api.%I', view);
@@ -376,12 +392,9 @@ DECLARE
 BEGIN
     PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
     PERFORM fraud.require_owner(target);
-    IF NOT EXISTS (SELECT FROM fraud.watch_config w WHERE w.target = expose.target) THEN
-        RAISE EXCEPTION 'table % is not watched', target
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('SELECT fraud.watch(%L)', target);
-    ELSIF octet_length(name || '_frauds') > 63 THEN
-        RAISE EXCEPTION 'name of table % is too long', target
+    PERFORM fraud.require_watched(target);
+    IF octet_length(name || '_frauds') > 63 THEN
+        RAISE EXCEPTION 'name of table "%" is too long', target
             USING ERRCODE = 'name_too_long',
                   DETAIL = format('The view "%s_frauds" would need more than 63 bytes.', name);
     END IF;

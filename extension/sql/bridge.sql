@@ -15,6 +15,17 @@ CREATE TABLE fraud.bridge_instances (
     stats        jsonb
 );
 
+COMMENT ON TABLE fraud.bridge_instances IS 'Bridges that are running, by their heartbeat';
+COMMENT ON COLUMN fraud.bridge_instances.id IS 'Order in which they registered';
+COMMENT ON COLUMN fraud.bridge_instances.instance IS 'Identity of the running daemon';
+COMMENT ON COLUMN fraud.bridge_instances.host IS 'Its host';
+COMMENT ON COLUMN fraud.bridge_instances.pid IS 'Its process there';
+COMMENT ON COLUMN fraud.bridge_instances.version IS 'Its version';
+COMMENT ON COLUMN fraud.bridge_instances.parts IS 'What it does: ingest, branch, forward';
+COMMENT ON COLUMN fraud.bridge_instances.started_at IS 'When it started';
+COMMENT ON COLUMN fraud.bridge_instances.heartbeat_at IS 'Its last sign of life';
+COMMENT ON COLUMN fraud.bridge_instances.stats IS 'What it last said of itself';
+
 --
 -- Keys of the locks that say who owns a partition, who adds a source
 --

@@ -90,13 +90,13 @@ GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.watch_config TO fraud_bridge;
 
 -- api.sql
 GRANT SELECT ON ALL TABLES IN SCHEMA fraud_api TO fraud_reader;
-GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.rule_config TO fraud_reader;
+GRANT SELECT ON fraud.alerts, fraud.reviews TO fraud_reader;
 GRANT SELECT (id, source, kafka_topic, kafka_partition, kafka_offset, headers,
     stage, sqlstate, reason, truncated, received_at, replay_requested_at,
     replayed_at) ON fraud.dead_letters TO fraud_reader;
 GRANT INSERT (alert_id, status, note) ON fraud.reviews TO fraud_analyst;
 GRANT EXECUTE ON FUNCTION
-    fraud.qualified_name(regclass),
+    fraud.table_name(regclass),
     fraud.tables(boolean),
     fraud.dead_letter_part(bigint, text),
     fraud.find_watched(text),

@@ -395,7 +395,7 @@ CREATE FUNCTION fraud.rule_counts(OUT rule bigint, OUT evaluated bigint, OUT fir
 COMMENT ON FUNCTION fraud.rule_counts() IS 'What each rule did: the totals and what is not folded yet';
 
 CREATE VIEW fraud.rules AS
-    SELECT to_regclass(fraud.table_name(r.target)) AS target, r.name, r.version, r.mode, r.score, r.condition,
+    SELECT CASE WHEN fraud.table_name(r.target) IS NOT NULL THEN r.target END AS target, r.name, r.version, r.mode, r.score, r.condition,
            r.description,
            CASE WHEN e.error IS NOT NULL THEN 'broken'
                 WHEN w.active IS NOT TRUE THEN 'unwatched'
@@ -472,6 +472,7 @@ COMMENT ON FUNCTION fraud.after_ddl() IS 'Event trigger: warns of rules that no 
 CREATE EVENT TRIGGER pg_fraud_after_ddl ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN')
     EXECUTE FUNCTION fraud.after_ddl();
+COMMENT ON EVENT TRIGGER pg_fraud_after_ddl IS 'Warns of rules that a change of their table has broken';
 
 -- Forgets tables that were dropped; history and ledger stay.
 CREATE FUNCTION fraud.after_drop() RETURNS event_trigger
@@ -507,3 +508,4 @@ $$;
 COMMENT ON FUNCTION fraud.after_drop() IS 'Event trigger: forgets tables that were dropped';
 CREATE EVENT TRIGGER pg_fraud_after_drop ON sql_drop
     EXECUTE FUNCTION fraud.after_drop();
+COMMENT ON EVENT TRIGGER pg_fraud_after_drop IS 'Forgets tables that were dropped';

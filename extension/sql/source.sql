@@ -92,6 +92,73 @@ CREATE TABLE fraud.position_changes (
     changed_at      timestamptz NOT NULL DEFAULT now()
 );
 
+COMMENT ON TABLE fraud.source_config IS 'Kafka topics that are read into watched tables; see fraud.sources';
+COMMENT ON COLUMN fraud.source_config.name IS 'Name of the source';
+COMMENT ON COLUMN fraud.source_config.topic IS 'Topic that is read';
+COMMENT ON COLUMN fraud.source_config.target IS 'Table that the records become rows of';
+COMMENT ON COLUMN fraud.source_config.mapping IS 'Columns and their places in the message';
+COMMENT ON COLUMN fraud.source_config.start IS 'Where reading starts: earliest, latest or a time in UTC';
+COMMENT ON COLUMN fraud.source_config.on_conflict IS 'dead_letter, ignore or update';
+COMMENT ON COLUMN fraud.source_config.fraud_topic IS 'Topic that records judged fraud are copied to';
+COMMENT ON COLUMN fraud.source_config.legit_topic IS 'Topic that all other records are copied to';
+COMMENT ON COLUMN fraud.source_config.dead_letter_topic IS 'Topic that dead letters are copied to';
+COMMENT ON COLUMN fraud.source_config.paused IS 'Whether reading was paused by hand';
+COMMENT ON COLUMN fraud.source_config.stopped_at IS 'When a bridge stopped reading';
+COMMENT ON COLUMN fraud.source_config.stopped_reason IS 'Why it stopped';
+COMMENT ON COLUMN fraud.source_config.stopped_hint IS 'The statement that lets it go on';
+COMMENT ON COLUMN fraud.source_config.last_error IS 'The last error, stopped or not';
+COMMENT ON COLUMN fraud.source_config.last_error_at IS 'When it happened';
+COMMENT ON COLUMN fraud.source_config.changed_by IS 'Role that changed the configuration last';
+COMMENT ON COLUMN fraud.source_config.changed_at IS 'When it was changed last';
+COMMENT ON TABLE fraud.offsets IS 'How far each partition of a source is stored; moves in the transaction that stores the rows';
+COMMENT ON COLUMN fraud.offsets.source IS 'The source';
+COMMENT ON COLUMN fraud.offsets.kafka_topic IS 'Its topic';
+COMMENT ON COLUMN fraud.offsets.kafka_partition IS 'The partition';
+COMMENT ON COLUMN fraud.offsets.first_offset IS 'Where reading began; -1 until the bridge has looked it up';
+COMMENT ON COLUMN fraud.offsets.next_offset IS 'The next offset to store; -1 until the bridge has looked it up';
+COMMENT ON COLUMN fraud.offsets.owner IS 'Instance of the bridge that writes the partition';
+COMMENT ON COLUMN fraud.offsets.cluster_id IS 'Kafka cluster that the offsets are of';
+COMMENT ON COLUMN fraud.offsets.updated_at IS 'When it moved last';
+COMMENT ON COLUMN fraud.offsets.last_offset IS 'Offset of the last record stored';
+COMMENT ON COLUMN fraud.offsets.last_timestamp IS 'Its timestamp in milliseconds';
+COMMENT ON COLUMN fraud.offsets.last_hash IS 'Its hash, compared when the partition is taken';
+COMMENT ON COLUMN fraud.offsets.end_offset IS 'The end of the log as last seen';
+COMMENT ON COLUMN fraud.offsets.end_seen_at IS 'When that was';
+COMMENT ON COLUMN fraud.offsets.requested_position IS 'A position that was set in words and is not looked up yet';
+COMMENT ON TABLE fraud.dead_letters IS 'Records that could not become rows, and why';
+COMMENT ON COLUMN fraud.dead_letters.id IS 'Number of the dead letter';
+COMMENT ON COLUMN fraud.dead_letters.source IS 'Source that read the record';
+COMMENT ON COLUMN fraud.dead_letters.kafka_topic IS 'Its topic';
+COMMENT ON COLUMN fraud.dead_letters.kafka_partition IS 'Its partition';
+COMMENT ON COLUMN fraud.dead_letters.kafka_offset IS 'Its offset';
+COMMENT ON COLUMN fraud.dead_letters.key IS 'Its key';
+COMMENT ON COLUMN fraud.dead_letters.value IS 'Its value';
+COMMENT ON COLUMN fraud.dead_letters.headers IS 'Its headers: [[name, base64 or null], ...]';
+COMMENT ON COLUMN fraud.dead_letters.kafka_timestamp IS 'Its timestamp in milliseconds';
+COMMENT ON COLUMN fraud.dead_letters.stage IS 'Where it failed: decode, map or insert';
+COMMENT ON COLUMN fraud.dead_letters.sqlstate IS 'SQLSTATE of the failure';
+COMMENT ON COLUMN fraud.dead_letters.reason IS 'Why it failed';
+COMMENT ON COLUMN fraud.dead_letters.truncated IS 'Whether only the beginning of the value was kept';
+COMMENT ON COLUMN fraud.dead_letters.received_at IS 'When it was read';
+COMMENT ON COLUMN fraud.dead_letters.replay_requested_at IS 'When it was handed back to the bridge';
+COMMENT ON COLUMN fraud.dead_letters.replayed_at IS 'When it became a row after all';
+COMMENT ON TABLE fraud.verdicts IS 'What was decided of offsets that are neither inserted and judged nor dead letters';
+COMMENT ON COLUMN fraud.verdicts.source IS 'The source';
+COMMENT ON COLUMN fraud.verdicts.kafka_partition IS 'The partition';
+COMMENT ON COLUMN fraud.verdicts.kafka_offset IS 'The offset';
+COMMENT ON COLUMN fraud.verdicts.is_fraud IS 'Whether the record is fraud';
+COMMENT ON TABLE fraud.position_changes IS 'What operators did to positions';
+COMMENT ON COLUMN fraud.position_changes.id IS 'Order of the changes';
+COMMENT ON COLUMN fraud.position_changes.source IS 'The source';
+COMMENT ON COLUMN fraud.position_changes.kafka_topic IS 'Its topic';
+COMMENT ON COLUMN fraud.position_changes.kafka_partition IS 'The partition';
+COMMENT ON COLUMN fraud.position_changes.action IS 'position, cluster or forget';
+COMMENT ON COLUMN fraud.position_changes.old_value IS 'What was there';
+COMMENT ON COLUMN fraud.position_changes.new_value IS 'What was put there';
+COMMENT ON COLUMN fraud.position_changes.changed_by IS 'Role that did it';
+COMMENT ON COLUMN fraud.position_changes.actor IS 'Person behind the gateway, if any';
+COMMENT ON COLUMN fraud.position_changes.changed_at IS 'When';
+
 SELECT pg_catalog.pg_extension_config_dump('fraud.source_config', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.offsets', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.dead_letters', '');
@@ -154,7 +221,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       DETAIL = 'pg_fraud sets it itself.';
         ELSIF col.attnum IS NULL THEN
-            RAISE EXCEPTION 'column "%" of table % does not exist', col.key, target
+            RAISE EXCEPTION 'column "%" of table "%" does not exist', col.key, target
                 USING ERRCODE = 'undefined_column',
                       DETAIL = 'The mapping names it.';
         ELSIF col.attgenerated <> '' THEN
@@ -250,7 +317,6 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     col record;
     additions text;
-    timeout text := current_setting('lock_timeout');
 BEGIN
     FOR col IN
         SELECT w.name, w.type, a.atttypid
@@ -263,22 +329,17 @@ BEGIN
             additions := concat_ws(', ', additions,
                 format('ADD COLUMN %I %s', col.name, col.type));
         ELSIF col.atttypid <> col.type THEN
-            RAISE EXCEPTION 'column "%" of table % is of type %', col.name, target,
+            RAISE EXCEPTION 'column "%" of table "%" is of type %', col.name, target,
                 format_type(col.atttypid, NULL)
                 USING ERRCODE = 'duplicate_column',
                       DETAIL = format('A source keeps a row''s place in Kafka there and needs type %s.', col.type),
                       HINT = 'Rename that column.';
         END IF;
     END LOOP;
-    IF additions IS NULL THEN
-        RETURN;
+    IF additions IS NOT NULL THEN
+        PERFORM fraud.run_on_table(target,
+            ARRAY[format('ALTER TABLE %s %s', target, additions)]);
     END IF;
-    -- wait for other sessions only briefly, unless the session says otherwise
-    IF timeout = '0' THEN
-        PERFORM set_config('lock_timeout', '2s', true);
-    END IF;
-    EXECUTE format('ALTER TABLE %s %s', target, additions);
-    PERFORM set_config('lock_timeout', timeout, true);
 END $$;
 COMMENT ON FUNCTION fraud.add_provenance(regclass) IS
 'Adds the columns kafka_partition and kafka_offset to a table that has none.';
@@ -349,11 +410,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'A name has 1 to 200 characters, none of them a control character.';
     END IF;
-    IF NOT EXISTS (SELECT FROM fraud.watch_config w WHERE w.target = source.target) THEN
-        RAISE EXCEPTION 'table % is not watched', source.target
-            USING ERRCODE = 'object_not_in_prerequisite_state',
-                  HINT = format('SELECT fraud.watch(%L)', source.target);
-    END IF;
+    PERFORM fraud.require_watched(source.target);
 
     source.fraud_topic := nullif(source.fraud_topic, '');
     source.legit_topic := nullif(source.legit_topic, '');
@@ -384,7 +441,7 @@ BEGIN
     ELSIF source.on_conflict <> 'dead_letter' AND NOT EXISTS (
         SELECT FROM pg_constraint c
         WHERE c.conrelid = source.target AND c.contype = 'p' AND NOT c.condeferrable) THEN
-        RAISE EXCEPTION 'table % has no primary key', source.target
+        RAISE EXCEPTION 'table "%" has no primary key', source.target
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = format('on_conflict => ''%s'' needs one that is not deferrable.', source.on_conflict),
                   HINT = 'Add a primary key, or use on_conflict => ''dead_letter''.';
@@ -728,3 +785,20 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION fraud.replay(bigint) IS
 'Hands a dead letter back to the bridge, which tries again to make it a row.';
+
+-- Called when a table was dropped: what would have written to it goes with it
+CREATE FUNCTION fraud.forget_target(target oid) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    source text;
+BEGIN
+    FOR source IN DELETE FROM fraud.source_config s WHERE s.target::oid = forget_target.target
+                  RETURNING s.name
+    LOOP
+        RAISE NOTICE 'source "%" was dropped with its table', source;
+        PERFORM pg_notify('pg_fraud', 'source ' || source);
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION fraud.forget_target(oid) IS
+'Drops the sources of a table that was dropped.';

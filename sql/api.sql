@@ -1,0 +1,184 @@
+-- The views and functions of fraud_api, as its readers see them
+\set SHOW_CONTEXT never
+CREATE SCHEMA api;
+SET search_path = api, public;
+SET client_min_messages = warning;
+CREATE ROLE api_reader;
+GRANT fraud_reader TO api_reader;
+CREATE ROLE api_owner;
+GRANT fraud_admin TO api_owner;
+GRANT ALL ON SCHEMA api TO api_owner;
+
+CREATE TABLE payments (id bigint PRIMARY KEY, amount numeric(12,2), at timestamptz);
+COMMENT ON TABLE payments IS 'Card payments';
+COMMENT ON COLUMN payments.amount IS 'Money';
+CREATE TABLE transfers (id bigint PRIMARY KEY, status text, amount numeric(12,2), at timestamp);
+CREATE TABLE plain (id bigint);
+SELECT fraud.watch('payments', event_time => 'at');
+SELECT fraud.watch('transfers', event_time => 'at');
+SELECT fraud.watch('plain');
+SELECT fraud.add_rule('payments', 'large', 'amount > 500', description => 'More than usual');
+SELECT fraud.add_rule('transfers', 'large', 'amount > 500');
+INSERT INTO payments SELECT g, g * 100, timestamptz '2026-01-01 00:00Z' + g * interval '15 s' FROM generate_series(1, 8) g;
+INSERT INTO transfers SELECT g, 'new', g * 100, timestamp '2026-01-01 00:00' + g * interval '15 s' FROM generate_series(1, 8) g;
+
+-- An alert is shown to those who may SELECT its table
+SET ROLE api_reader;
+SELECT count(*) FROM fraud_api.alerts;
+RESET ROLE;
+GRANT SELECT ON transfers TO fraud_reader;
+SET ROLE api_reader;
+SELECT DISTINCT table_name FROM fraud_api.alerts;
+SELECT DISTINCT table_name FROM fraud.alerts;
+RESET ROLE;
+REVOKE SELECT ON transfers FROM fraud_reader;
+GRANT SELECT (id, amount) ON transfers TO fraud_reader;
+SET ROLE api_reader;
+SELECT count(*) FROM fraud_api.alerts;
+RESET ROLE;
+REVOKE SELECT (id, amount) ON transfers FROM fraud_reader;
+
+-- Exposing a table
+SELECT fraud.expose('payments');
+SELECT fraud.expose('payments');
+SET ROLE api_reader;
+SELECT id, amount, at AT TIME ZONE 'UTC' AS at, is_fraud, fraud_score, fraud_rules FROM fraud_api.payments WHERE id >= 5 ORDER BY id;
+SELECT id, fraud_alert_id IS NOT NULL AS linked, status FROM fraud_api.payments_frauds ORDER BY id;
+SELECT table_name, score, rules, rule_versions, transaction, status, reviewed_by, reviewed_at, note,
+       occurred_at AT TIME ZONE 'UTC' AS occurred_at, detected_at <= now() AS detected, source, kafka_topic
+FROM fraud_api.alerts;
+SELECT array_agg(id) = array_agg(id ORDER BY id DESC) AS newest_first FROM fraud_api.alerts;
+RESET ROLE;
+SELECT c.relname, obj_description(c.oid, 'pg_class') AS comment,
+       CASE WHEN current_setting('server_version_num')::int >= 150000
+            THEN c.reloptions @> '{security_invoker=true}'
+            ELSE pg_get_userbyid(c.relowner) = 'fraud_views' END AS secured
+FROM pg_class c WHERE relnamespace = 'fraud_api'::regnamespace AND relname LIKE 'payments%' ORDER BY 1;
+SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
+WHERE attrelid = 'fraud_api.payments_frauds'::regclass AND attnum > 0 ORDER BY attnum;
+-- a column added later is shown when exposed again
+ALTER TABLE payments ADD COLUMN city text;
+SELECT fraud.expose('payments');
+SELECT city FROM fraud_api.payments_frauds WHERE id = 6;
+-- a table that has a status of its own
+SELECT fraud.expose('transfers');
+SELECT status, alert_status FROM fraud_api.transfers_frauds WHERE id = 6;
+-- what cannot be exposed
+CREATE TABLE unwatched (id int);
+SELECT fraud.expose('unwatched');
+CREATE TABLE alerts (id int);
+SELECT fraud.watch('alerts');
+SELECT fraud.expose('alerts');
+CREATE SCHEMA api_other;
+CREATE TABLE api_other.payments (id int);
+SELECT fraud.watch('api_other.payments');
+SELECT fraud.expose('api_other.payments');
+SELECT fraud_api.check('payments', '{"amount": 600}');
+SELECT fraud_api.windows('payments', '1 minute');
+DROP SCHEMA api_other CASCADE;
+CREATE TABLE a_table_with_a_name_so_long_that_its_view_would_need_more_b (id int);
+SELECT fraud.watch('a_table_with_a_name_so_long_that_its_view_would_need_more_b');
+SELECT fraud.expose('a_table_with_a_name_so_long_that_its_view_would_need_more_b');
+SET ROLE api_owner;
+SELECT fraud.expose('payments');
+RESET ROLE;
+SET ROLE api_reader;
+SELECT fraud.expose('payments');
+RESET ROLE;
+
+-- Row security on a table hides its alerts from those it binds
+ALTER TABLE payments ENABLE ROW LEVEL SECURITY;
+CREATE POLICY one ON payments TO fraud_reader USING (id = 6);
+SET ROLE api_reader;
+SELECT id FROM fraud_api.payments;
+SELECT DISTINCT table_name FROM fraud_api.alerts;
+SELECT id, status FROM fraud_api.payments_frauds;
+RESET ROLE;
+ALTER TABLE payments DISABLE ROW LEVEL SECURITY;
+
+-- Rules and their counters
+SET ROLE api_reader;
+SELECT id > 0 AS has_id, target, name, version, mode, score, condition, description, state,
+       evaluated, fired, failed FROM fraud_api.rules WHERE target LIKE 'api.%' ORDER BY id;
+SELECT target, name, evaluated, fired, share, failed, last_fired_at <= clock_timestamp() AS has_fired
+FROM fraud_api.rule_stats WHERE target LIKE 'api.%' ORDER BY id;
+RESET ROLE;
+
+-- Sources, bridges and dead letters
+SELECT fraud.add_source('api', 'topic', 'payments');
+SELECT fraud.register_bridge('00000000-0000-0000-0000-000000000001', 'host', 42, '0.1', '{ingest}');
+INSERT INTO fraud.dead_letters (source, kafka_topic, kafka_partition, kafka_offset, key, value, headers, stage, sqlstate, reason)
+VALUES ('api', 'topic', 0, 7, 'card', '{"amount": "x"}', '[["h", "eA=="]]', 'map', '22P02', 'invalid amount');
+SET ROLE api_reader;
+SELECT name, topic, target, state, "position", lag, last_error, statement FROM fraud_api.sources;
+SELECT host, pid, version, parts, state FROM fraud_api.bridge_status;
+SELECT source, kafka_offset, key, value, headers, stage, sqlstate, reason FROM fraud_api.dead_letters;
+SELECT key FROM fraud.dead_letters;
+SELECT fraud.dead_letter_part(id, 'value') FROM fraud.dead_letters;
+SET ROLE fraud_admin;
+SELECT convert_from(key, 'UTF8'), convert_from(value, 'UTF8') FROM fraud_api.dead_letters;
+SET ROLE fraud_operator;
+SELECT convert_from(key, 'UTF8'), convert_from(value, 'UTF8') FROM fraud_api.dead_letters;
+RESET ROLE;
+UPDATE fraud.bridge_instances SET heartbeat_at = now() - interval '11 s';
+SELECT state FROM fraud_api.bridge_status;
+
+-- A decision without a row
+SET ROLE api_reader;
+SELECT is_fraud, score, rules FROM fraud_api.check('payments', '{"amount": 600}');
+SELECT is_fraud, score, rules FROM fraud_api.check('api.payments', '{"amount": 500}');
+SELECT is_fraud FROM fraud_api.check('payments', '{"amount": "many"}');
+SELECT is_fraud FROM fraud_api.check('no such', '{}');
+
+-- Windows
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, window_end - window_start AS length,
+       transaction_count, total_amount, min_amount, max_amount, fraud_count
+FROM fraud_api.windows('payments', '1 minute');
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, transaction_count
+FROM fraud_api.windows('api.payments', '1 minute', '2026-01-01T00:00:30Z', '2026-01-01T00:02:00Z');
+RESET ROLE;
+-- the same for times without a zone, whatever the session's zone
+SET TimeZone = 'Asia/Tokyo';
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, transaction_count, total_amount, fraud_count
+FROM fraud_api.windows('transfers', '1 minute', '2026-01-01T00:00:30Z');
+RESET TimeZone;
+-- exactly a GROUP BY
+INSERT INTO payments SELECT 1000 + g, g % 700, timestamptz '2025-12-31 23:00Z' + g * interval '7.3 s' FROM generate_series(1, 3000) g;
+INSERT INTO payments VALUES (9999, 5, NULL), (9998, NULL, '2026-01-01 00:00Z');
+SELECT count(*) FROM (
+    SELECT window_start, transaction_count, total_amount, min_amount, max_amount, fraud_count
+    FROM fraud_api.windows('payments', '10 s')
+    EXCEPT
+    SELECT date_bin('10 s', at, '1970-01-01Z'), count(*), sum(amount), min(amount), max(amount), count(*) FILTER (WHERE is_fraud)
+    FROM payments WHERE at IS NOT NULL GROUP BY 1) difference;
+SELECT sum(transaction_count) FROM fraud_api.windows('payments', '10 s');
+CREATE TABLE counted (id int, at date);
+SELECT fraud.watch('counted', event_time => 'at');
+INSERT INTO counted VALUES (1, '2026-01-01'), (2, '2026-01-01'), (3, '2026-01-02');
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, transaction_count, total_amount
+FROM fraud_api.windows('counted', '1 day');
+SELECT fraud_api.windows('plain', '1 minute');
+SELECT fraud_api.windows('no such', '1 minute');
+SELECT fraud_api.windows('payments', '1 month');
+SELECT fraud_api.windows('payments', '0');
+SELECT fraud_api.windows('payments', NULL);
+-- of a table that the reader may not read
+CREATE TABLE closed (id int, at timestamptz);
+SELECT fraud.watch('closed', event_time => 'at');
+SET ROLE api_reader;
+SELECT fraud_api.windows('closed', '1 minute');
+RESET ROLE;
+
+-- Alerts of a table that is gone are left to administrators
+DROP TABLE transfers CASCADE;
+SET ROLE api_reader;
+SELECT count(*) FROM fraud_api.alerts WHERE table_name = 'api.transfers';
+SET ROLE fraud_admin;
+SELECT count(*) FROM fraud_api.alerts WHERE table_name = 'api.transfers';
+RESET ROLE;
+
+SELECT fraud.drop_source('api', forget => true);
+SELECT fraud.unregister_bridge('00000000-0000-0000-0000-000000000001');
+TRUNCATE fraud.dead_letters, fraud.alerts, fraud.reviews;
+DROP SCHEMA api CASCADE;
+DROP ROLE api_reader, api_owner;
