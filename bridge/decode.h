@@ -58,8 +58,6 @@ extern bool		decoder_run(Decoder *decoder, const char *message, size_t len,
 							bool need_object, Fault *fault);
 extern const JsonValue *decoder_value(const Decoder *decoder, int field);
 
-extern bool utf8_valid(const char *text, size_t len);
-
 extern void fault_set(Fault *fault, const char *stage, const char *sqlstate,
 					  const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));

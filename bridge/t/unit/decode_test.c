@@ -7,6 +7,7 @@
 #include "bridge.h"
 #include "copytext.h"
 #include "decode.h"
+#include "scan.h"
 #include "tap.h"
 
 #include <jansson.h>
