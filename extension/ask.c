@@ -39,11 +39,12 @@ rules_for_row(HeapTupleHeader row, Oid *relid)
 	RuleSet *rs;
 
 	if (type == RECORDOID)
-		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
-						errmsg("row is of no table's type"),
-						errhint("Give the row of a watched table, for example "
-								"fraud.is_fraud(p) FROM payments p, or cast it "
-								"to the table's type.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("row is of no table's type"),
+			 errhint(
+				 "Give the row of a watched table, for example fraud.is_fraud(p) FROM payments p, or cast it to the table's type.")));
 	*relid = get_typ_typrelid(getBaseType(type));
 	rs = OidIsValid(*relid) ? ruleset_for_relid(*relid) : NULL;
 	if (rs == NULL)
@@ -113,9 +114,11 @@ begin_result(FunctionCallInfo fcinfo, TupleDesc *desc)
 
 	if (result == NULL || !IsA(result, ReturnSetInfo) ||
 		(result->allowedModes & SFRM_Materialize) == 0)
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("set-valued function called in context that "
-							   "cannot accept a set")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg(
+				 "set-valued function called in context that cannot accept a set")));
 	old = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");

@@ -313,10 +313,12 @@ fill_slot(TupleTableSlot *slot, Relation rel, RuleSet *rs, Jsonb *message)
 		error_context_stack = context.previous;
 	}
 	if (known == 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("message has no field that is named as a column "
-							   "of table \"%s\"",
-							   rs->table_name)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg(
+				 "message has no field that is named as a column of table \"%s\"",
+				 rs->table_name)));
 	ExecStoreVirtualTuple(slot);
 }
 

@@ -109,10 +109,9 @@ clock_literal_walker(Node *node, RawContext *ctx)
 		list_member_int(ctx->clock_literals, ((Const *) node)->location) &&
 		TypeCategory(getBaseType(((Const *) node)->consttype)) ==
 			TYPCATEGORY_DATETIME)
-		refuse_raw(ctx, ((Const *) node)->location,
-				   "a date or time such as 'today'",
-				   "Use now() or CURRENT_DATE: the literal would keep the "
-				   "value of the moment at which the rule was compiled.");
+		refuse_raw(
+			ctx, ((Const *) node)->location, "a date or time such as 'today'",
+			"Use now() or CURRENT_DATE: the literal would keep the value of the moment at which the rule was compiled.");
 	return expression_tree_walker(node, clock_literal_walker, ctx);
 }
 
@@ -385,8 +384,7 @@ hint_for(const ErrorData *edata, const char *condition)
 	{
 		case ERRCODE_UNDEFINED_COLUMN:
 			if (strchr(condition, '"') != NULL && edata->hint == NULL)
-				return "Text is written between single quotes; double quotes "
-					   "make a column's name.";
+				return "Text is written between single quotes; double quotes make a column's name.";
 			return edata->hint
 					   ? edata->hint
 					   : "A rule reads the columns of the row that is judged.";
@@ -395,22 +393,19 @@ hint_for(const ErrorData *edata, const char *condition)
 		case ERRCODE_WINDOWING_ERROR:
 			return "A rule sees only the row that is judged.";
 		case ERRCODE_UNDEFINED_FUNCTION:
-			return "Rules may use built-in functions and operators, and the "
-				   "helpers in schema fraud.  You might need to add explicit "
-				   "type casts.";
+			return "Rules may use built-in functions and operators, and the helpers in schema fraud.  You might need to add explicit type casts.";
 		case ERRCODE_UNDEFINED_OBJECT:
 			return "Names of types outside pg_catalog need their schema.";
 		case ERRCODE_INVALID_COLUMN_REFERENCE:
-			return "System columns say how a row is stored, and are not there "
-				   "when it is judged.";
+			return "System columns say how a row is stored, and are not there when it is judged.";
 		case ERRCODE_DATATYPE_MISMATCH:
-			return edata->hint ? edata->hint
-							   : "A condition is true or false, for example "
-								 "amount > 500.";
-		case ERRCODE_FEATURE_NOT_SUPPORTED:
 			return edata->hint
 					   ? edata->hint
-					   : "A rule gives one answer for the row that is judged.";
+					   : "A condition is true or false, for example amount > 500.";
+		case ERRCODE_FEATURE_NOT_SUPPORTED:
+			if (edata->hint != NULL || in_our_words(edata->message) == NULL)
+				return edata->hint;
+			return "A rule gives one answer for the row that is judged.";
 		default:
 			return edata->hint;
 	}
@@ -467,6 +462,7 @@ analyse_placed(Relation rel, const char *condition)
 	PG_CATCH();
 	{
 		ErrorData *edata;
+		char	  *words;
 
 		MemoryContextSwitchTo(caller);
 		edata = CopyErrorData();
@@ -474,7 +470,9 @@ analyse_placed(Relation rel, const char *condition)
 			PG_RE_THROW();
 		FlushErrorState();
 		edata->hint = unconstify(char *, hint_for(edata, condition));
-		edata->message = in_our_words(edata->message);
+		words = in_our_words(edata->message);
+		if (words != NULL)
+			edata->message = words;
 		ReThrowError(edata);
 	}
 	PG_END_TRY();

@@ -348,6 +348,18 @@ function_name(Node *node, Oid funcid)
 }
 
 /*
+ * Does the function take or give this type?
+ */
+static bool
+has_argument(Form_pg_proc proc, Oid type)
+{
+	for (int i = 0; i < proc->proargtypes.dim1; i++)
+		if (proc->proargtypes.values[i] == type)
+			return true;
+	return proc->prorettype == type;
+}
+
+/*
  * Refuse a function, saying why
  */
 static void
@@ -367,8 +379,8 @@ refuse_function(CheckContext *ctx, Oid funcid, Form_pg_proc proc)
 	if (funcid >= FirstUnpinnedObjectId)
 	{
 		detail = "It is not one of PostgreSQL's own.";
-		hint = "Rules may use built-in functions and operators, and the "
-			   "helpers in schema fraud.";
+		hint =
+			"Rules may use built-in functions and operators, and the helpers in schema fraud.";
 	}
 	else if (funcid == F_CLOCK_TIMESTAMP || funcid == F_TIMEOFDAY)
 	{
@@ -377,9 +389,19 @@ refuse_function(CheckContext *ctx, Oid funcid, Form_pg_proc proc)
 	}
 	else if (proc->provolatile == PROVOLATILE_VOLATILE)
 	{
-		detail = "It is volatile: the same row could be judged differently "
-				 "each time.";
+		detail =
+			"It is volatile: the same row could be judged differently each time.";
 		hint = "A verdict may depend on the row and the clock only.";
+	}
+	else if (has_argument(proc, MONEYOID))
+	{
+		detail = "Its meaning depends on the session's locale.";
+		hint = "Keep amounts in columns of type numeric.";
+	}
+	else if (has_argument(proc, CSTRINGOID) || has_argument(proc, INTERNALOID))
+	{
+		detail = "It is called by casts only.";
+		hint = "Write a cast.";
 	}
 	else
 	{
@@ -387,23 +409,6 @@ refuse_function(CheckContext *ctx, Oid funcid, Form_pg_proc proc)
 		hint = "A verdict may depend on the row and the clock only.";
 	}
 	refuse(ctx, ctx->node, function_name(ctx->node, funcid), detail, hint);
-}
-
-/*
- * Does the function take or give C strings or internal state?  Such
- * functions are called by casts, not by people.
- */
-static bool
-has_pseudo_signature(Form_pg_proc proc)
-{
-	if (proc->prorettype == CSTRINGOID || proc->prorettype == INTERNALOID ||
-		proc->prorettype == VOIDOID)
-		return true;
-	for (int i = 0; i < proc->proargtypes.dim1; i++)
-		if (proc->proargtypes.values[i] == CSTRINGOID ||
-			proc->proargtypes.values[i] == INTERNALOID)
-			return true;
-	return false;
 }
 
 /*
@@ -424,7 +429,8 @@ check_function(Oid funcid, void *context)
 
 	if (funcid >= FirstUnpinnedObjectId)
 		allowed = is_rule_helper(funcid);
-	else if (!io && has_pseudo_signature(proc))
+	else if (!io && (has_argument(proc, CSTRINGOID) ||
+					 has_argument(proc, INTERNALOID)))
 		allowed = false;
 	else if (proc->provolatile == PROVOLATILE_IMMUTABLE)
 		allowed = !LISTED(funcid, immutable_refused);
@@ -517,9 +523,9 @@ check_var(CheckContext *ctx, Var *var)
 		refuse(ctx, (Node *) var, "the row as a whole", NULL,
 			   "Name the columns that the rule reads.");
 	if (var->varattno < 0)
-		refuse(ctx, (Node *) var, "a system column", NULL,
-			   "System columns say how a row is stored, and are not there when "
-			   "it is judged.");
+		refuse(
+			ctx, (Node *) var, "a system column", NULL,
+			"System columns say how a row is stored, and are not there when it is judged.");
 }
 
 /*
@@ -607,10 +613,10 @@ check_type(CheckContext *ctx, Node *node)
 
 	if (typid < FirstNormalObjectId || type_is_plain(typid))
 		return;
-	refuse(ctx, node, psprintf("a value of type %s", format_type_be(typid)),
-		   "The type brings its own operators, which rules do not run.",
-		   "Cast it explicitly, for example CAST(column AS text), and say in "
-		   "the rule what is meant, such as lower().");
+	refuse(
+		ctx, node, psprintf("a value of type %s", format_type_be(typid)),
+		"The type brings its own operators, which rules do not run.",
+		"Cast it explicitly, for example CAST(column AS text), and say in the rule what is meant, such as lower().");
 }
 
 /*
@@ -681,9 +687,9 @@ check_kind(CheckContext *ctx, Node *node)
 			break;
 		default:
 			if (!compat_is_json_node(node))
-				refuse(ctx, node, "an expression of this kind", NULL,
-					   "Rules are made of columns, constants, operators, CASE, "
-					   "IN and functions.");
+				refuse(
+					ctx, node, "an expression of this kind", NULL,
+					"Rules are made of columns, constants, operators, CASE, IN and functions.");
 	}
 }
 
