@@ -67,6 +67,7 @@ buf_append_char(Buffer *buf, char c)
 {
 	buf_reserve(buf, 1);
 	buf->data[buf->len++] = c;
+	buf->data[buf->len] = '\0';
 }
 
 /* Forget the content, keep the memory */
@@ -148,6 +149,7 @@ typedef struct Options
 extern const Options *options(void);
 extern void			  options_init(int argc, char **argv);
 extern bool			  options_reload(void);
+extern void			  options_set_database(const char *name);
 extern bool			  options_secret(const char *name, Buffer *out, char *err,
 									 size_t errlen);
 extern bool			  host_allowed_by_option(const char *host);

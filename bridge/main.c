@@ -2,7 +2,7 @@
  * main.c
  *		fraudbridge: start and end.
  */
-#include "bridge.h"
+#include "ingest.h"
 
 #include <curl/curl.h>
 #include <stdio.h>
@@ -11,6 +11,8 @@
 int
 main(int argc, char **argv)
 {
+	ExitCode code;
+
 	options_init(argc, argv);
 	if (options()->check_config)
 	{
@@ -21,14 +23,7 @@ main(int argc, char **argv)
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	log_info("fraudbridge %s starting, librdkafka %s, instance %s",
 			 PG_FRAUD_VERSION, rd_kafka_version_str(), bridge_instance());
-	forward_start();
-	while (bridge_sleep(1000))
-		if (process_reload_asked())
-		{
-			options_reload();
-			forward_notice(NULL);
-		}
-	forward_stop();
+	code = control_run();
 	log_info("fraudbridge stopped");
-	return BRIDGE_EXIT_OK;
+	return (int) code;
 }

@@ -110,6 +110,7 @@ static const struct
 };
 
 static _Atomic(Options *) current;
+static char				 *default_prefix; /* of consumer groups */
 static int				  saved_argc;
 static char				**saved_argv;
 
@@ -805,6 +806,8 @@ read_all(void)
 			return NULL;
 	}
 	read_command_line(opts, false);
+	if (opts->group_prefix == NULL)
+		opts->group_prefix = xstrdup(default_prefix);
 	return check_options(opts) ? opts : NULL;
 }
 
@@ -860,6 +863,24 @@ options_reload(void)
 	atomic_store(&current, opts);
 	log_set_level(opts->log_level);
 	return true;
+}
+
+/*
+ * The database's name is known now: groups are named after it, unless the
+ * user said otherwise.  Called before there are other threads.
+ */
+void
+options_set_database(const char *name)
+{
+	Options *opts = atomic_load(&current);
+	Buffer	 prefix;
+
+	buf_init(&prefix);
+	buf_printf(&prefix, "pg_fraud-%s", name);
+	free(default_prefix);
+	default_prefix = prefix.data;
+	if (opts->group_prefix == NULL)
+		opts->group_prefix = xstrdup(default_prefix);
 }
 
 /* A secret's name must be a plain file name */

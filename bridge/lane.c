@@ -1,0 +1,346 @@
+/*
+ * lane.c
+ *		One worker of a source: a thread with a connection and a consumer.
+ */
+#include "ingest.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WAIT_MS 50			 /* for the first record of a batch */
+#define METADATA_MS 5000	 /* new partitions are looked for */
+#define METADATA_SOON_MS 500 /* while the topic is not known */
+#define END_MS 10000		 /* the log's end is written down */
+#define HINT_MS 1000		 /* positions are committed to Kafka */
+
+/* Has the lane to end? */
+bool
+lane_ending(const Lane *lane)
+{
+	return bridge_stopping() || atomic_load(&lane->source->stop);
+}
+
+/* Wait, unless the lane has to end; false when it has */
+bool
+lane_sleep(const Lane *lane, int ms)
+{
+	int64_t until = now_ms() + ms;
+
+	while (!lane_ending(lane))
+	{
+		int64_t left = until - now_ms();
+
+		if (left <= 0)
+			return true;
+		if (!bridge_sleep(left > 50 ? 50 : (int) left))
+			break;
+	}
+	return false;
+}
+
+/* The connection is lost, and all ownership with it */
+static void
+disconnect(Lane *lane)
+{
+	ownership_drop_all(lane);
+	lane->nbatched = lane->bytes_batched = 0;
+	lane->retry = false;
+	lane->tries = 0;
+	PQfinish(lane->conn);
+	lane->conn = NULL;
+	writer_connected(&lane->writer, NULL);
+}
+
+/* Have a connection; false when the database cannot be reached now */
+static bool
+ensure_connection(Lane *lane)
+{
+	PgError err;
+	char	purpose[32];
+
+	if (lane->conn != NULL)
+		return true;
+	snprintf(purpose, sizeof(purpose), "lane %d", lane->number);
+	lane->conn = pg_connect(purpose, &err);
+	if (lane->conn == NULL)
+	{
+		log_warning("source \"%s\": could not connect to the database: %s",
+					lane->source->config.name, err.message);
+		return false;
+	}
+	writer_connected(&lane->writer, lane->conn);
+	return true;
+}
+
+/* Have a consumer, with the cluster's id; false when there is none now */
+static bool
+ensure_consumer(Lane *lane)
+{
+	char err[512];
+
+	if (lane->kafka == NULL)
+	{
+		char *group = group_name(lane->source->config.name);
+
+		lane->kafka = consumer_create(group, lane->source->budget_lanes, err,
+									  sizeof(err));
+		free(group);
+		if (lane->kafka == NULL)
+		{
+			log_fatal("could not create a consumer: %s", err);
+			bridge_fail(BRIDGE_EXIT_KAFKA);
+		}
+		rd_kafka_poll_set_consumer(lane->kafka);
+		lane->queue = rd_kafka_queue_get_consumer(lane->kafka);
+		lane->topic =
+			rd_kafka_topic_new(lane->kafka, lane->source->config.topic, NULL);
+	}
+	if (lane->cluster_id == NULL)
+	{
+		char *id = rd_kafka_clusterid(lane->kafka, 1000);
+
+		lane->cluster_id = xstrdup(id);
+		if (id != NULL)
+			rd_kafka_mem_free(lane->kafka, id);
+	}
+	return lane->cluster_id != NULL;
+}
+
+/* The first lane keeps the number of partitions up to date */
+static void
+refresh_metadata(Lane *lane)
+{
+	const struct rd_kafka_metadata *metadata;
+	Source						   *source = lane->source;
+	int								known = atomic_load(&source->npartitions);
+	rd_kafka_resp_err_t				err;
+
+	if (lane->number != 0 || now_ms() < lane->metadata_at)
+		return;
+	err = rd_kafka_metadata(lane->kafka, 0, lane->topic, &metadata, 2000);
+	lane->metadata_at = now_ms() + (known > 0 ? METADATA_MS : METADATA_SOON_MS);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		if (metadata->topic_cnt == 1)
+			err = metadata->topics[0].err;
+		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && metadata->topic_cnt == 1)
+		{
+			int n = metadata->topics[0].partition_cnt;
+
+			if (options()->exit_at_end && source->ends == NULL &&
+				!position_ends(lane, n))
+				n = known;
+			if (n > known && known > 0)
+				log_info("source \"%s\": topic \"%s\" has %d partitions now",
+						 source->config.name, source->config.topic, n);
+			atomic_store(&source->npartitions, n);
+			if (atomic_exchange(&source->missing, false))
+				source_error(source, "");
+		}
+		rd_kafka_metadata_destroy(metadata);
+	}
+	if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
+	{
+		if (!atomic_exchange(&source->missing, true))
+			log_warning("source \"%s\": topic \"%s\" does not exist",
+						source->config.name, source->config.topic);
+		source_error(source, "the topic does not exist");
+	}
+	else if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		log_warning("source \"%s\": topic \"%s\": %s", source->config.name,
+					source->config.topic, rd_kafka_err2str(err));
+		source_error(source, rd_kafka_err2str(err));
+	}
+}
+
+/* Commit the positions to Kafka: a hint for tools that show the lag */
+static void
+commit_hints(Lane *lane, bool last)
+{
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_resp_err_t				 err;
+
+	if (!lane->hint_due || (!last && now_ms() < lane->hint_at) ||
+		lane->nparts == 0)
+		return;
+	lane->hint_at = now_ms() + HINT_MS;
+	lane->hint_due = false;
+	list = rd_kafka_topic_partition_list_new(lane->nparts);
+	for (int i = 0; i < lane->nparts; i++)
+		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+										  lane->parts[i].id)
+			->offset = lane->parts[i].next;
+	err = rd_kafka_commit(lane->kafka, list, 1);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		log_debug("source \"%s\": positions not committed to Kafka: %s",
+				  lane->source->config.name, rd_kafka_err2str(err));
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* While no record comes, keep the log's end in fraud.offsets fresh */
+static bool
+write_ends(Lane *lane)
+{
+	bool ok = true;
+
+	if (now_ms() < lane->end_at)
+		return true;
+	lane->end_at = now_ms() + END_MS;
+	for (int i = 0; ok && i < lane->nparts; i++)
+	{
+		char		number[16];
+		char		end[32];
+		const char *params[4] = {lane->source->config.name, number, end,
+								 bridge_instance()};
+		int64_t		low;
+		int64_t		high;
+		PgError		err;
+
+		if (rd_kafka_get_watermark_offsets(
+				lane->kafka, lane->source->config.topic, lane->parts[i].id,
+				&low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+			high < 0)
+			continue;
+		snprintf(number, sizeof(number), "%d", lane->parts[i].id);
+		snprintf(end, sizeof(end), "%lld", (long long) high);
+		PQclear(pg_query(lane->conn, &err,
+						 "UPDATE fraud.offsets SET end_offset = $3::bigint, "
+						 "end_seen_at = clock_timestamp() WHERE source = $1 "
+						 "AND kafka_partition = $2::int AND owner = $4::uuid",
+						 4, params));
+		ok = !pg_lost(lane->conn);
+	}
+	return ok;
+}
+
+/* Store the batch and do what its outcome asks for */
+static void
+store(Lane *lane)
+{
+	switch (store_batch(lane))
+	{
+		case STORE_DONE:
+		case STORE_FENCED:
+			break;
+		case STORE_RETRY:
+			lane_sleep(lane, backoff_next(&lane->backoff));
+			break;
+		case STORE_LOST:
+			disconnect(lane);
+			lane_sleep(lane, backoff_next(&lane->backoff));
+			break;
+		case STORE_HALT:
+			batch_discard(lane);
+			break;
+	}
+}
+
+/* One round: share, records, store */
+static void
+lane_round(Lane *lane)
+{
+	if (lane->number > 0 && lane->nparts == 0 &&
+		source_lane_quota(lane->source, lane->number) == 0)
+	{
+		lane_sleep(lane, WAIT_MS);
+		return;
+	}
+	if (!ensure_consumer(lane) || !ensure_connection(lane))
+	{
+		lane_sleep(lane, backoff_next(&lane->backoff));
+		return;
+	}
+	refresh_metadata(lane);
+	if (!ownership_balance(lane) || !write_ends(lane))
+	{
+		disconnect(lane);
+		lane_sleep(lane, backoff_next(&lane->backoff));
+		return;
+	}
+	if (lane->nparts == 0)
+	{
+		rd_kafka_message_t *message =
+			rd_kafka_consumer_poll(lane->kafka, WAIT_MS);
+
+		if (message != NULL)
+			rd_kafka_message_destroy(message);
+		return;
+	}
+	if (!lane->retry)
+		batch_collect(lane, WAIT_MS);
+	if (!source_halted(lane->source) && batch_ready(lane))
+		store(lane);
+	commit_hints(lane, false);
+}
+
+/* Give all back */
+static void
+lane_finish(Lane *lane)
+{
+	batch_discard(lane);
+	if (lane->kafka != NULL)
+		commit_hints(lane, true);
+	if (lane->conn != NULL)
+		ownership_release_all(lane);
+	ownership_drop_all(lane);
+	free(lane->parts);
+	PQfinish(lane->conn);
+	writer_free(&lane->writer);
+	mapping_free(lane->mapping);
+	if (lane->queue != NULL)
+		rd_kafka_queue_destroy(lane->queue);
+	if (lane->topic != NULL)
+		rd_kafka_topic_destroy(lane->topic);
+	if (lane->kafka != NULL)
+		rd_kafka_destroy_flags(lane->kafka,
+							   RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	free(lane->cluster_id);
+}
+
+/* The thread */
+static void *
+lane_main(void *arg)
+{
+	Lane *lane = arg;
+
+	while (!lane_ending(lane))
+		lane_round(lane);
+	lane_finish(lane);
+	atomic_store(&lane->ended, true);
+	return NULL;
+}
+
+/* Compile the mapping and start the thread */
+bool
+lane_start(Lane *lane, Source *source, int number)
+{
+	char err[512];
+
+	lane->source = source;
+	lane->number = number;
+	lane->mapping = mapping_create(
+		source->config.mapping, source->config.columns, source->config.ncolumns,
+		DECODE_DEFAULT_DEPTH, err, sizeof(err));
+	if (lane->mapping == NULL)
+	{
+		char hint[512];
+
+		source_resume_hint(source, hint, sizeof(hint));
+		source_halt(source, hint, "the mapping does not fit the table: %s",
+					err);
+		atomic_store(&lane->ended, true);
+		return false;
+	}
+	writer_init(&lane->writer, source, lane->mapping);
+	consumer_budget(source->budget_lanes, &lane->batch_bytes,
+					&lane->batch_rows);
+	if (pthread_create(&lane->thread, NULL, lane_main, lane) != 0)
+	{
+		log_fatal("could not start a thread");
+		bridge_fail(BRIDGE_EXIT_INTERNAL);
+	}
+	return true;
+}

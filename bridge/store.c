@@ -1,0 +1,288 @@
+/*
+ * store.c
+ *		A batch in one transaction: positions, rows, dead letters.
+ *
+ * The first statement moves the position from where we know it to be, in a
+ * row that names us: whoever has lost the partition changes no row by it and
+ * rolls back.  A COMMIT whose answer is lost needs no care of its own: the
+ * connection is lost with it, and whoever takes the partition next waits for
+ * the lock, that is for the old backend's end, and reads what became of it.
+ */
+#include "ingest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SETUP_TRIES 3
+
+/* A partition's records, as items for the writer */
+static void
+record_at(void *arg, size_t index, bool headers, Record *record)
+{
+	const Partition *part = arg;
+
+	record_from_message(part->messages[index], headers, record);
+}
+
+/* What will be the last record stored, for the next owner to compare */
+static void
+append_last(const Partition *part, Buffer *sql)
+{
+	const rd_kafka_message_t *last;
+	unsigned char			  hash[RECORD_HASH_SIZE];
+	Record					  record;
+
+	if (part->nmessages == 0)
+		return;
+	last = part->messages[part->nmessages - 1];
+	record_from_message(last, false, &record);
+	batch_hash(last, hash);
+	buf_printf(sql,
+			   ", last_offset = %lld, last_timestamp = %lld, "
+			   "last_hash = '\\x",
+			   (long long) last->offset, (long long) record.timestamp);
+	buf_append_hex(sql, hash, sizeof(hash));
+	buf_append_str(sql, "'");
+}
+
+/* The log's end, as the last answer to a fetch had it */
+static void
+append_end(const Lane *lane, const Partition *part, Buffer *sql)
+{
+	int64_t low;
+	int64_t high;
+
+	if (rd_kafka_get_watermark_offsets(lane->kafka, lane->source->config.topic,
+									   part->id, &low,
+									   &high) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+		high >= 0)
+		buf_printf(sql,
+				   ", end_offset = %lld, end_seen_at = "
+				   "pg_catalog.clock_timestamp()",
+				   (long long) high);
+}
+
+/* Gather the fence and what the extension has to know */
+static void
+begin_partition(Lane *lane, const Partition *part)
+{
+	Buffer sql;
+
+	lane->writer.partition = part->id;
+	buf_init(&sql);
+	buf_printf(&sql,
+			   "UPDATE fraud.offsets SET next_offset = %lld, updated_at "
+			   "= pg_catalog.clock_timestamp()",
+			   (long long) part->position);
+	append_last(part, &sql);
+	append_end(lane, part, &sql);
+	buf_append_str(&sql, " WHERE source = ");
+	pg_append_literal(&sql, lane->source->config.name);
+	buf_printf(&sql,
+			   " AND kafka_partition = %d AND next_offset = %lld AND owner = "
+			   "'%s'::uuid",
+			   part->id, (long long) part->next, bridge_instance());
+	writer_command(&lane->writer, 'F', "%s", sql.data);
+	buf_free(&sql);
+	if (part->nmessages > 0)
+		writer_partition(&lane->writer, part->id, lane->cluster_id);
+}
+
+/* Write all partitions' records within one transaction, but for COMMIT */
+static WriteResult
+write_partitions(Lane *lane, bool careful)
+{
+	WriteResult result = WRITE_OK;
+
+	memset(&lane->writer.tally, 0, sizeof(lane->writer.tally));
+	lane->writer.staged_rows = 0;
+	writer_command(&lane->writer, '.', "BEGIN");
+	for (int i = 0; result == WRITE_OK && i < lane->nparts; i++)
+	{
+		Partition *part = &lane->parts[i];
+		Items	   items = {part->nmessages, part, record_at};
+
+		if (part->dropped || part->position <= part->next)
+			continue;
+		begin_partition(lane, part);
+		result = careful ? careful_write(&lane->writer, &items)
+						 : writer_stream(&lane->writer, &items);
+	}
+	return result;
+}
+
+/* Write the batch and commit it */
+static WriteResult
+write_batch(Lane *lane, bool careful)
+{
+	int64_t		started = now_us();
+	int64_t		copied;
+	WriteResult result = write_partitions(lane, careful);
+
+	copied = now_us();
+	if (result == WRITE_OK)
+	{
+		writer_command(&lane->writer, '.', "SET CONSTRAINTS ALL IMMEDIATE");
+		writer_command(&lane->writer, 'C', "COMMIT");
+		result = writer_flush(&lane->writer);
+		/* SET CONSTRAINTS is the statement before: its failure comes first */
+	}
+	if (result == WRITE_OK)
+	{
+		SourceStats *stats = &lane->source->stats;
+
+		atomic_fetch_add(&stats->copy_us, copied - started);
+		atomic_fetch_add(&stats->commit_us, now_us() - copied);
+	}
+	else
+		writer_rollback(&lane->writer);
+	return result;
+}
+
+/* The batch is stored: count it, and stand behind it */
+static void
+accept_batch(Lane *lane)
+{
+	SourceStats *stats = &lane->source->stats;
+	const Tally *tally = &lane->writer.tally;
+	int64_t		 records = 0;
+
+	for (int i = 0; i < lane->nparts; i++)
+	{
+		Partition *part = &lane->parts[i];
+
+		if (part->dropped || part->position <= part->next)
+			continue;
+		records += (int64_t) part->nmessages;
+		part->next = part->position;
+		batch_forget(part);
+	}
+	atomic_fetch_add(&stats->records, records);
+	atomic_fetch_add(&stats->rows, tally->rows);
+	atomic_fetch_add(&stats->bytes, tally->bytes);
+	atomic_fetch_add(&stats->tombstones, tally->tombstones);
+	atomic_fetch_add(&stats->dead_letters, tally->dead);
+	atomic_fetch_add(&stats->decode_us, tally->decode_us);
+	atomic_fetch_add(&stats->batches, 1);
+	if (tally->rows > 0 || tally->dead > 0)
+		source_count_bad(lane->source, NULL, tally->dead, tally->rows > 0);
+	lane->nbatched = lane->bytes_batched = 0;
+	lane->retry = false;
+	lane->tries = lane->setup_errors = 0;
+	backoff_reset(&lane->backoff);
+	lane->hint_due = true;
+	if (tally->rows > 0)
+		forward_wake();
+	source_error(lane->source, "");
+}
+
+/* The fence held us off: that partition is not ours any more */
+static StoreResult
+fenced(Lane *lane)
+{
+	Partition *part = batch_partition(lane, lane->writer.fenced_partition);
+
+	log_warning("source \"%s\": partition %d was moved or taken by another; "
+				"the batch is given up",
+				lane->source->config.name, lane->writer.fenced_partition);
+	if (part != NULL)
+	{
+		lane->nbatched -= part->nmessages;
+		batch_forget(part);
+		part->dropped = true;
+	}
+	return STORE_FENCED;
+}
+
+/* What lets a source go on when its setup is mended */
+static void
+halt_setup(Lane *lane)
+{
+	char hint[512];
+	char text[1200];
+
+	source_resume_hint(lane->source, hint, sizeof(hint));
+	source_halt(lane->source, hint, "%s%s%s",
+				pg_error_text(&lane->writer.error, text, sizeof(text)),
+				lane->writer.error.context[0] != '\0' ? "; " : "",
+				lane->writer.error.context);
+}
+
+/* The database refused: whose trouble is it, and what comes next? */
+static StoreResult
+refused(Lane *lane)
+{
+	PgErrorClass class = pg_error_class(lane->writer.error.sqlstate);
+	char text[1200];
+
+	pg_error_text(&lane->writer.error, text, sizeof(text));
+	source_error(lane->source, text);
+	if (pg_lost(lane->conn))
+	{
+		log_warning("source \"%s\": %s", lane->source->config.name, text);
+		return STORE_LOST;
+	}
+	/* a table that has just been altered: read the configuration again */
+	if (class != PG_FAULT_SYSTEM && ++lane->setup_errors >= SETUP_TRIES)
+	{
+		halt_setup(lane);
+		return STORE_HALT;
+	}
+	if (class != PG_FAULT_SYSTEM)
+		control_wake();
+	log_warning("source \"%s\": %s; trying again", lane->source->config.name,
+				text);
+	lane->retry = true;
+	lane->tries++;
+	return STORE_RETRY;
+}
+
+/* Everything fails for one cause */
+static StoreResult
+halt_failures(Lane *lane)
+{
+	char hint[768];
+	char resume[512];
+	char text[1200];
+
+	source_resume_hint(lane->source, resume, sizeof(resume));
+	lane->source->bad_halt = true;
+	snprintf(hint, sizeof(hint),
+			 "%s  Records that fail after that become dead letters, until "
+			 "one is stored.",
+			 resume);
+	source_halt(lane->source, hint,
+				"every record fails for the same cause, the last with: %s",
+				pg_error_text(&lane->writer.error, text, sizeof(text)));
+	return STORE_HALT;
+}
+
+/*
+ * Store the batch.  It stays in the lane when it has to be tried again.
+ */
+StoreResult
+store_batch(Lane *lane)
+{
+	WriteResult result;
+
+	if (!writer_make_stage(&lane->writer))
+		return refused(lane);
+	result = write_batch(lane, false);
+	/* not the system's trouble: find the record, or learn that it is none */
+	if (result == WRITE_ERROR && !pg_lost(lane->conn) &&
+		pg_error_class(lane->writer.error.sqlstate) != PG_FAULT_SYSTEM)
+		result = write_batch(lane, true);
+	switch (result)
+	{
+		case WRITE_OK:
+			accept_batch(lane);
+			return STORE_DONE;
+		case WRITE_FENCED:
+			return fenced(lane);
+		case WRITE_HALT:
+			return halt_failures(lane);
+		case WRITE_ERROR:
+			break;
+	}
+	return refused(lane);
+}
