@@ -7,7 +7,7 @@ use Digest::SHA qw(hmac_sha256);
 use JSON::PP ();
 use MIME::Base64 qw(encode_base64url);
 use Test::More;
-use PgFraud::Part qw(need);
+use PgFraud::Part qw(need wait_for);
 use PgFraud::Rest;
 use PgFraud::Server;
 
@@ -62,7 +62,8 @@ is($rest->get('/payments')->{status}, 404, 'no table is shown unasked');
 is_deeply($rest->get('/alerts')->{json}, [], 'nor its alerts');
 
 $server->sql("SELECT fraud.expose('payments')");
-PgFraud::Part::wait_for { $rest->get('/payments')->{status} == 200 } 10;
+ok((wait_for { $rest->get('/')->{json}{paths}{'/payments'} } 10),
+	'the gateway hears of an exposed table');
 
 # Alerts
 my $answer = $rest->get('/alerts?limit=3');
@@ -74,7 +75,7 @@ is_deeply([ sort keys %{ $newest[0] } ], [ sort qw(id event_id detected_at
 	occurred_at table_name score rules transaction status reviewed_by
 	reviewed_at note source kafka_topic kafka_partition kafka_offset
 	rule_versions) ], 'their columns');
-is_deeply($newest[0]{rules}, [ 'large', 'far' ], 'rules that fired')
+is_deeply([ sort @{ $newest[0]{rules} } ], [ 'far', 'large' ], 'rules that fired')
   or diag(explain($newest[0]));
 is($newest[0]{score}, 3, 'the sum of their scores');
 is($newest[0]{status}, 'open', 'nobody has looked at it');
@@ -88,7 +89,7 @@ is_deeply([ map { $_->{transaction}{id} }
 	@{ $rest->get('/alerts?rules=cs.{far}')->{json} } ], [ 100, 50 ],
 	'filter by rule');
 is_deeply([ map { $_->{transaction}{id} }
-	@{ $rest->get('/alerts?score=gte.3')->{json} } ], [ 100 ],
+	@{ $rest->get('/alerts?score=gte.3')->{json} } ], [ 100, 50 ],
 	'filter by score');
 is_deeply([ map { $_->{transaction}{id} } @{ $rest->get(
 	'/alerts?transaction->>city=eq.Far&occurred_at=lt.2026-01-01T00:01:00Z'
@@ -96,7 +97,7 @@ is_deeply([ map { $_->{transaction}{id} } @{ $rest->get(
 $answer = $rest->get('/alerts', headers => { Range => '0-9',
 	'Range-Unit' => 'items', Prefer => 'count=exact' });
 is($answer->{status}, 206, 'a part');
-is($answer->{headers}{'content-range'}, '0-9/52', 'of how many');
+is($answer->{headers}{'content-range'}, '0-9/51', 'of how many');
 my (@ids, $last);
 while (1)
 {
@@ -106,7 +107,7 @@ while (1)
 	push @ids, map { $_->{id} } @$page;
 	$last = $ids[-1];
 }
-is(scalar @ids, 52, 'pages by key hold every alert once');
+is(scalar @ids, 51, 'pages by key hold every alert once');
 is_deeply(\@ids, [ sort { $b <=> $a } @ids ], 'in their order');
 
 # The exposed table
@@ -115,11 +116,15 @@ is_deeply($rest->get('/payments?id=eq.7&select=id,amount,is_fraud')->{json},
 	'a row of the exposed table');
 is($rest->get('/payments_frauds?select=id,status&status=eq.open',
 	headers => { Prefer => 'count=exact' })->{headers}{'content-range'},
-	'0-51/52', 'its frauds with their status');
+	'0-50/51', 'its frauds with their status');
 is($rest->post('/payments', { id => 1000, amount => 1 })->{status}, 401,
 	'no anonymous inserts');
-is($rest->request('DELETE', '/alerts?id=gt.0')->{status}, 401,
+is($rest->request('PATCH', '/payments?id=eq.1', json => { amount => 1000 }
+	)->{status}, 401, 'nor updates');
+is($rest->request('DELETE', '/dead_letters?id=gt.0')->{status}, 401,
 	'nor deletions');
+is($server->sql('SELECT count(*), max(amount) FROM payments'), '100|1001.00',
+	'nothing has changed');
 
 # Rules, sources, bridges, dead letters
 is_deeply([ map { [ @$_{qw(target name mode evaluated fired)} ] }
@@ -188,7 +193,7 @@ is_deeply([ map { [ @$_{qw(window_start window_end transaction_count
 	[ [ '2026-01-01T00:00:00+00:00', '2026-01-01T00:01:00+00:00', 59,
 		17717.7, 10 ],
 	  [ '2026-01-01T00:01:00+00:00', '2026-01-01T00:02:00+00:00', 41,
-		32832.8, 42 ] ], 'windows') or diag($answer->{content});
+		32832.8, 41 ] ], 'windows') or diag($answer->{content});
 is($rest->get('/rpc/windows?target=payments&every=1%20month')->{status},
 	400, 'of no fixed length');
 is($rest->get('/rpc/windows?target=none&every=1%20minute')->{status}, 404,
@@ -209,8 +214,8 @@ like($api->{paths}{'/alerts'}{get}{summary}, qr/Frauds, newest first/,
 like($api->{definitions}{alerts}{properties}{score}{description},
 	qr/Sum of the scores/, 'columns too');
 like($api->{definitions}{payments}{properties}{is_fraud}{description},
-	qr/Whether the transaction is fraud/, 'also of exposed tables');
-like($api->{paths}{'/rpc/check'}{post}{summary}, qr/Judges a transaction/,
+	qr/it fraud; NULL if it was never judged/, 'also of exposed tables');
+like($api->{paths}{'/rpc/check'}{post}{summary}, qr/Judge a transaction/,
 	'and functions');
 my @undescribed = map { my $view = $_; map { "$view.$_" }
 	grep { !$api->{definitions}{$view}{properties}{$_}{description} }
