@@ -3,6 +3,7 @@
  *		Dead letters: the records that cannot be stored, with the reason.
  */
 #include "ingest.h"
+#include "scan.h"
 
 #include <stdio.h>
 #include <string.h>
