@@ -12,7 +12,7 @@
 #include <time.h>
 
 /* How long to wait for the topic to be there, and for the last deliveries */
-#define TOPIC_WAIT_MS 15000
+#define TOPIC_WAIT_MS 10000
 #define FLUSH_STEP_MS 200
 
 struct Producer
