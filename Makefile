@@ -35,7 +35,7 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 # The extension's SQL, one file per noun, joined in this order.
 SQL_PARTS = $(addprefix extension/sql/, \
 	header.sql role.sql watch.sql rule.sql failure.sql ledger.sql ask.sql helper.sql source.sql sink.sql \
-	bridge.sql api.sql privilege.sql footer.sql)
+	bridge.sql api.sql page_parts.sql page.sql privilege.sql footer.sql)
 DATA_built = extension/pg_fraud--$(EXTVERSION).sql
 DATA = $(wildcard extension/pg_fraud--*--*.sql)
 
@@ -52,6 +52,15 @@ include $(PGXS)
 
 $(DATA_built): $(SQL_PARTS) Makefile
 	cat $(SQL_PARTS) > $@
+
+# The alerts page's document, style and script, each a function that returns it.
+PAGE_PARTS = $(addprefix extension/page/page., html css js)
+extension/sql/page_parts.sql: $(PAGE_PARTS) Makefile
+	for part in html css js; do \
+		printf 'CREATE FUNCTION fraud.page_%s() RETURNS text\nLANGUAGE sql IMMUTABLE PARALLEL SAFE\nRETURN $$page$$' $$part && \
+		cat extension/page/page.$$part && \
+		printf '$$page$$;\n\n' || exit 1; \
+	done > $@
 
 $(OBJS): extension/pg_fraud.h extension/compat.h
 
@@ -75,7 +84,7 @@ uninstall-bridge:
 clean: clean-bridge
 clean-bridge:
 	$(MAKE) -C bridge clean PG_CONFIG='$(PG_CONFIG)'
-	rm -f $(DATA_built)
+	rm -f $(DATA_built) extension/sql/page_parts.sql
 
 .PHONY: bridge install-bridge uninstall-bridge clean-bridge
 
