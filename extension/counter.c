@@ -7,7 +7,8 @@
  * counts away, a release hands them to the level above.  Just before the
  * commit one row for each table goes into fraud.rule_deltas: it is there if
  * and when the transaction's rows are, and nobody waits for anybody.  Deltas
- * are folded into fraud.rule_counters later (fraud.fold_counters).
+ * are folded into fraud.rule_counters later: by the bridge, by anyone who calls
+ * fraud.fold_counters, and now and then by a transaction that counts.
  */
 #include "postgres.h"
 
@@ -16,15 +17,19 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "pg_fraud.h"
 
+/* One transaction in so many folds, by the microsecond in which it commits */
+#define FOLD_EVERY 1000
+
 /* One rule's counts */
 typedef struct RuleCount
 {
-	int64		rule; /* fraud.rule_config.id */
-	int64		evaluated;
+	int64		rule;	/* fraud.rule_config.id */
+	bool		broken; /* fails on each row, unevaluated */
 	int64		fired;
 	int64		failed;
 	TimestampTz last_fired;	 /* 0: not fired */
@@ -87,7 +92,10 @@ slot_for(RuleSet *rs)
 	slot->level = level;
 	slot->nrules = rs->nrules;
 	for (int i = 0; i < rs->nrules; i++)
+	{
 		slot->rules[i].rule = rs->rules[i].id;
+		slot->rules[i].broken = rs->rules[i].broken;
+	}
 	slot->next = slots;
 	slots = slot;
 	return slot;
@@ -255,11 +263,13 @@ slot_write(CounterSlot *slot)
 	for (int i = 0; i < n; i++)
 	{
 		RuleCount *count = &slot->rules[i];
+		int64	   evaluated = count->broken ? 0 : slot->rows;
+		int64	   failed = count->broken ? slot->rows : count->failed;
 
 		cells[DELTA_RULES][i] = Int64GetDatum(count->rule);
-		cells[DELTA_EVALUATED][i] = Int64GetDatum(slot->rows);
+		cells[DELTA_EVALUATED][i] = Int64GetDatum(evaluated);
 		cells[DELTA_FIRED][i] = Int64GetDatum(count->fired);
-		cells[DELTA_FAILED][i] = Int64GetDatum(count->failed);
+		cells[DELTA_FAILED][i] = Int64GetDatum(failed);
 		cells[DELTA_LAST_FIRED][i] = TimestampTzGetDatum(count->last_fired);
 		unset[i] = count->last_fired == 0;
 		cells[DELTA_SAMPLED][i] = Int64GetDatum(count->sampled);
@@ -270,6 +280,33 @@ slot_write(CounterSlot *slot)
 						? delta_array(cells[c], unset, n, TIMESTAMPTZOID)
 						: delta_array(cells[c], NULL, n, INT8OID);
 	fraud_table_insert("rule_deltas", values, nulls);
+}
+
+/*
+ * Fold what has been committed, where no bridge does.  Whatever goes wrong
+ * must not cost the user's transaction, and can wait.
+ */
+static void
+counter_fold(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		OidFunctionCall0(fraud_function("fold_counters", 0, NULL));
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
 }
 
 /*
@@ -286,6 +323,8 @@ counter_flush(void)
 	for (CounterSlot *slot = slots; slot != NULL; slot = slot->next)
 		if (slot->nrules > 0 && slot->rows > 0)
 			slot_write(slot);
+	if (GetCurrentTimestamp() % FOLD_EVERY == 0 && !IsolationUsesXactSnapshot())
+		counter_fold();
 	PopActiveSnapshot();
 	slots = NULL;
 	MemoryContextSwitchTo(old);

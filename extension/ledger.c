@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
@@ -31,6 +32,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
@@ -110,6 +112,26 @@ fraud_relid(const char *relation)
 				 errhint("Is the extension \"pg_fraud\" installed in this "
 						 "database, in its present version?")));
 	return relid;
+}
+
+/*
+ * The id of one of the extension's functions.  Like the relations', without
+ * asking whether the user may look into its schema.
+ */
+Oid
+fraud_function(const char *name, int nargs, const Oid *types)
+{
+	Oid		   schema = get_namespace_oid("fraud", false);
+	oidvector *arguments = buildoidvector(types, nargs);
+	Oid		   function = GetSysCacheOid3(
+			   PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
+			   PointerGetDatum(arguments), ObjectIdGetDatum(schema));
+
+	if (!OidIsValid(function))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("function \"fraud.%s\" does not exist", name)));
+	pfree(arguments);
+	return function;
 }
 
 /*

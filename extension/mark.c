@@ -22,6 +22,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -68,16 +69,6 @@ static struct
 
 PG_FUNCTION_INFO_V1(fraud_mark);
 PG_FUNCTION_INFO_V1(fraud_move);
-
-/*
- * Start of the module.
- */
-void
-mark_init(void)
-{
-	notes = NULL;
-	pass.active = false;
-}
 
 /* ---- notes ---- */
 
@@ -264,28 +255,36 @@ marks_none(Marks *marks)
 }
 
 /*
- * Judge the row in slot, and say so in marks.  A fraud is given its alert's
- * id here; the alert itself is written when the row is in.
+ * A verdict as marks.  A fraud is given its alert's id here; the alert itself
+ * is written when the row is in.
+ */
+static void
+marks_of_verdict(RuleSet *rs, const Verdict *verdict, Marks *marks)
+{
+	ArrayType *rules = verdict_rules(rs, verdict);
+
+	marks->values[0] = BoolGetDatum(verdict->is_fraud);
+	marks->nulls[0] = false;
+	marks->values[1] = NumericGetDatum(verdict->score);
+	marks->nulls[1] = false;
+	marks->values[2] = PointerGetDatum(rules);
+	marks->nulls[2] = rules == NULL;
+	marks->nulls[3] = !verdict->is_fraud;
+	marks->values[3] = (Datum) 0;
+	if (verdict->is_fraud)
+		marks->values[3] = Int64GetDatum(ledger_draw_id(rs));
+}
+
+/*
+ * Judge the row in slot, and say so in marks.
  */
 static void
 marks_judge(RuleSet *rs, TupleTableSlot *slot, Marks *marks)
 {
-	Verdict	   verdict;
-	ArrayType *rules;
+	Verdict verdict;
 
 	judge_slot(rs, slot, JUDGE_COUNT, NULL, &verdict);
-
-	rules = verdict_rules(rs, &verdict);
-	marks->values[0] = BoolGetDatum(verdict.is_fraud);
-	marks->nulls[0] = false;
-	marks->values[1] = NumericGetDatum(verdict.score);
-	marks->nulls[1] = false;
-	marks->values[2] = PointerGetDatum(rules);
-	marks->nulls[2] = rules == NULL;
-	marks->nulls[3] = !verdict.is_fraud;
-	marks->values[3] = (Datum) 0;
-	if (verdict.is_fraud)
-		marks->values[3] = Int64GetDatum(ledger_draw_id(rs));
+	marks_of_verdict(rs, &verdict, marks);
 }
 
 /*
@@ -295,8 +294,7 @@ marks_judge(RuleSet *rs, TupleTableSlot *slot, Marks *marks)
 static bool
 marks_present(RuleSet *rs, Relation rel)
 {
-	if (rs->is_fraud && rs->fraud_score && rs->fraud_rules &&
-		rs->fraud_alert_id)
+	if (likely(ruleset_has_marks(rs)))
 		return true;
 	ereport(WARNING,
 			(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -367,6 +365,64 @@ put_marks(RuleSet *rs, TupleTableSlot *slot, HeapTuple tuple,
 	tuple->t_data = formed->t_data;
 	tuple->t_len = formed->t_len;
 	return tuple;
+}
+
+/* ---- remark's way through ---- */
+
+/*
+ * The next update of the row in slot is remark's own and gives it the marks
+ * of this verdict.  The marks live in CurrentMemoryContext.
+ */
+void
+mark_pass_begin(RuleSet *rs, TupleTableSlot *slot, const Verdict *verdict)
+{
+	marks_of_verdict(rs, verdict, &pass.marks);
+	pass.relid = slot->tts_tableOid;
+	pass.tid = slot->tts_tid;
+	pass.active = true;
+}
+
+/*
+ * The update is over.  True if it did not come to the row.
+ */
+bool
+mark_pass_end(void)
+{
+	bool unused = pass.active;
+
+	pass.active = false;
+	return unused;
+}
+
+/*
+ * An error on the way takes the pass back.
+ */
+static void
+mark_xact_callback(XactEvent event, void *arg)
+{
+	pass.active = false;
+}
+
+/*
+ * The same for a subtransaction; those that judging opens end before the
+ * pass begins.
+ */
+static void
+mark_subxact_callback(SubXactEvent event, SubTransactionId mine,
+					  SubTransactionId parent, void *arg)
+{
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		pass.active = false;
+}
+
+/*
+ * Start of the module.
+ */
+void
+mark_init(void)
+{
+	RegisterXactCallback(mark_xact_callback, NULL);
+	RegisterSubXactCallback(mark_subxact_callback, NULL);
 }
 
 /* ---- triggers ---- */
@@ -484,16 +540,44 @@ check_trigger(FunctionCallInfo fcinfo, const char *name, bool before)
 }
 
 /*
+ * A new row for which there are no rules at hand: its table's configuration
+ * is gone or could not be read.  It is stored unjudged, forged marks or not.
+ */
+static HeapTuple
+strip_marks(TriggerData *trigdata)
+{
+	static const char *const names[NMARKS] = {"is_fraud", "fraud_score",
+											  "fraud_rules", "fraud_alert_id"};
+	TupleDesc				 desc = RelationGetDescr(trigdata->tg_relation);
+	HeapTuple				 tuple = trigdata->tg_trigtuple;
+
+	for (int i = 0; i < NMARKS; i++)
+	{
+		int	  attnum = SPI_fnumber(desc, names[i]);
+		Datum value = (Datum) 0;
+		bool  null = true;
+
+		if (attnum > 0)
+			tuple = heap_modify_tuple_by_cols(tuple, desc, 1, &attnum, &value,
+											  &null);
+	}
+	return tuple;
+}
+
+/*
  * Trigger "~~fraud_mark": BEFORE INSERT OR UPDATE FOR EACH ROW.
  */
 Datum
 fraud_mark(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = check_trigger(fcinfo, "mark", true);
-	RuleSet		*rs = ruleset_for(trigdata->tg_relation);
+	RuleSet		*rs = ruleset_for_row(trigdata->tg_relation);
 	bool		 insert = TRIGGER_FIRED_BY_INSERT(trigdata->tg_event);
 
-	if (unlikely(rs == NULL || !marks_present(rs, trigdata->tg_relation)))
+	if (unlikely(rs == NULL))
+		return PointerGetDatum(insert ? strip_marks(trigdata)
+									  : trigdata->tg_newtuple);
+	if (unlikely(!marks_present(rs, trigdata->tg_relation)))
 		return PointerGetDatum(insert ? trigdata->tg_trigtuple
 									  : trigdata->tg_newtuple);
 	return PointerGetDatum(insert ? mark_insert(trigdata, rs)

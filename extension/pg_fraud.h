@@ -162,6 +162,7 @@ typedef struct RuleSet
 	AttrNumber	kafka_offset;
 	bool		any_plain;		/* some rule cannot raise */
 	bool		any_guarded;	/* some rule can raise */
+	bool		any_broken;		/* some rule does not compile */
 	bool		any_moment;		/* some rule has PARAM_MOMENT */
 	bool		any_settings;	/* some rule reads settings */
 	int			nrules;			/* live and shadow, broken ones too */
@@ -179,6 +180,11 @@ typedef struct RuleSet
  * it is neither).  rel is open and locked by the caller.
  */
 extern RuleSet *ruleset_for(Relation rel);
+/*
+ * The same for a row that arrives: an error of reading or compiling the
+ * rules is a warning, and NULL.
+ */
+extern RuleSet *ruleset_for_row(Relation rel);
 /* The same by id; opens the relation only when something has changed. */
 extern RuleSet *ruleset_for_relid(Oid relid);
 /*
@@ -187,6 +193,10 @@ extern RuleSet *ruleset_for_relid(Oid relid);
  * Errors in the condition are raised.
  */
 extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
+/* Has the table all four marks, with their types? */
+#define ruleset_has_marks(rs)                                                  \
+	((rs)->is_fraud && (rs)->fraud_score && (rs)->fraud_rules &&               \
+	 (rs)->fraud_alert_id)
 /* The event time of a row, false if it has none */
 extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
 							   TimestampTz *moment);
@@ -280,7 +290,8 @@ extern void ledger_moved(void);
 extern void ledger_set_forward(bool value);
 /* A row of fraud.TABLE, inserted with its indexes, whoever the user is */
 extern void fraud_table_insert(const char *table, Datum *values, bool *nulls);
-extern Oid	fraud_relid(const char *table);
+extern Oid	fraud_relid(const char *relation);
+extern Oid	fraud_function(const char *name, int nargs, const Oid *types);
 
 /* ---- rowjson.c: a row as jsonb, without its marks ---- */
 
@@ -289,6 +300,9 @@ extern Jsonb *row_to_jsonb(RuleSet *rs, TupleTableSlot *slot);
 /* ---- mark.c ---- */
 
 extern void mark_init(void);
+extern void mark_pass_begin(RuleSet *rs, TupleTableSlot *slot,
+							const Verdict *verdict);
+extern bool mark_pass_end(void);
 
 /* ---- pg_fraud.c ---- */
 

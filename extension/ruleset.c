@@ -459,6 +459,20 @@ rule_build_guarded(Rule *rule, Relation rel, MemoryContext in_context)
 }
 
 /*
+ * Say, once for each session and change, that a rule is left out.
+ */
+static void
+warn_of_broken_rule(RuleSet *rs, Rule *rule)
+{
+	ereport(WARNING,
+			(errcode(ERRCODE_WARNING),
+			 errmsg("rule \"%s\" of table %s is broken: %s", rule->name,
+					rs->table_name, rule->error),
+			 errhint("Rows are judged by the other rules.  Mend it with "
+					 "fraud.alter_rule.")));
+}
+
+/*
  * What the set as a whole needs, from its rules.
  */
 static void
@@ -468,6 +482,7 @@ ruleset_sum_traits(RuleSet *rs)
 	{
 		Rule *rule = &rs->rules[i];
 
+		rs->any_broken |= rule->broken;
 		if (rule->state == NULL)
 			continue;
 		rs->any_guarded |= rule->traits.can_raise;
@@ -633,7 +648,11 @@ ruleset_intern(RuleSet *rs, Relation rel)
 	}
 
 	for (int i = 0; i < rs->nrules; i++)
+	{
 		rule_build_guarded(&rs->rules[i], rel, rs->context);
+		if (rs->rules[i].broken)
+			warn_of_broken_rule(rs, &rs->rules[i]);
+	}
 	old = MemoryContextSwitchTo(rs->context);
 	ruleset_prepare(rs);
 	MemoryContextSwitchTo(CacheMemoryContext);
@@ -769,6 +788,49 @@ ruleset_for(Relation rel)
 	RelEntry *entry = entry_find(RelationGetRelid(rel));
 
 	return likely(entry != NULL) ? entry->set : ruleset_refresh(rel);
+}
+
+/*
+ * The same for a row that arrives, which an error must not cost.
+ */
+RuleSet *
+ruleset_for_row(Relation rel)
+{
+	RelEntry	 *entry = entry_find(RelationGetRelid(rel));
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	RuleSet *volatile rs = NULL;
+	ErrorData *volatile edata = NULL;
+
+	if (likely(entry != NULL))
+		return entry->set;
+
+	BeginInternalSubTransaction(NULL);
+	PG_TRY();
+	{
+		rs = ruleset_refresh(rel);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (edata == NULL)
+		return rs;
+	if (judge_rethrows(edata->sqlerrcode))
+		ReThrowError(edata);
+	ereport(WARNING, (errcode(edata->sqlerrcode),
+					  errmsg("row of table \"%s\" is stored unjudged: %s",
+							 RelationGetRelationName(rel), edata->message)));
+	FreeErrorData(edata);
+	return NULL;
 }
 
 /*

@@ -72,3 +72,15 @@ CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, 
     AS 'MODULE_PATHNAME', 'fraud_begin_batch';
 COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text) IS
     'For the bridge: names the partition of Kafka from which the rows of this transaction come';
+
+CREATE PROCEDURE fraud.remark(
+    target  regclass,
+    since   timestamptz DEFAULT NULL,
+    until   timestamptz DEFAULT NULL,
+    batch   int DEFAULT 10000,
+    forward boolean DEFAULT false)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'fraud_remark';
+COMMENT ON PROCEDURE fraud.remark(regclass, timestamptz, timestamptz, int, boolean) IS
+    'Judges stored rows again by today''s rules, committing batch by batch
+since (inclusive) and until (exclusive) bound the event time; forward: whether sinks send the new alerts. A newly caught row gets its mark and its alert; a cleared row loses its mark and its alert gets the status cleared.';

@@ -25,6 +25,8 @@ GRANT EXECUTE ON FUNCTION
     fraud.drop_rule(regclass, text),
     fraud.rollback_rule(regclass, text, int)
     TO fraud_admin;
+GRANT EXECUTE ON PROCEDURE fraud.remark(regclass, timestamptz, timestamptz, int, boolean)
+    TO fraud_admin;
 GRANT EXECUTE ON FUNCTION fraud.table_name(regclass), fraud.rule_counts(),
     fraud.rule_error(regclass, text)
     TO fraud_reader, fraud_bridge;
