@@ -360,8 +360,8 @@ read_config(Work *work)
 	res = pg_query(
 		work->conn, &work->err,
 		"SELECT s.kind, s.options, s.target IS NOT NULL, CASE WHEN c.oid IS "
-		"NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, w.entity "
-		"FROM fraud.sink_config AS s LEFT JOIN "
+		"NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, w.entity, "
+		"s.target::oid FROM fraud.sink_config AS s LEFT JOIN "
 		"(pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON "
 		"c.oid = s.target LEFT JOIN fraud.watch_config AS w ON w.target = "
 		"s.target WHERE s.name = $1",
