@@ -296,7 +296,7 @@ BEGIN
     PERFORM fraud.check_sink_keys('bigquery', options,
         '{table,mode,every,credentials,events,max_age}');
     IF fraud.sink_text(options, 'table', true) !~
-        '^([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]\.[A-Za-z0-9_]+\.[A-Za-z0-9_-]+$'
+        '^([a-z0-9.-]+:)?[a-z][a-z0-9-]{0,28}[a-z0-9]\.[A-Za-z0-9_]+\.[A-Za-z0-9_-]+$'
     THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('option "table" is not a BigQuery table: "%s"', options ->> 'table'),
