@@ -294,6 +294,8 @@ batch_collect(Lane *lane, int wait_ms)
 		for (ssize_t i = 0; i < n; i++)
 			take_message(lane, polled[i]);
 	}
+	if (batch_full(lane))
+		consumer_wake(lane);
 }
 
 /* Is there something to store: records, or a position that has moved? */

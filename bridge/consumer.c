@@ -118,8 +118,7 @@ consumer_create(const char *group, int lanes, char *err, size_t errlen)
 {
 	static const char *const defaults[][2] = {
 		{"client.id", "fraudbridge"},
-		/* a full queue waits this long before it is looked at again */
-		{"fetch.error.backoff.ms", "10"},
+		{"fetch.error.backoff.ms", "100"},
 		{"fetch.wait.max.ms", "100"},
 		{"reconnect.backoff.ms", "100"},
 		{"reconnect.backoff.max.ms", "2000"},
@@ -141,6 +140,8 @@ consumer_create(const char *group, int lanes, char *err, size_t errlen)
 	rd_kafka_t		*kafka = NULL;
 	bool			 ok;
 
+	/* a full queue is looked at again after this, where that can be said */
+	rd_kafka_conf_set(conf, "fetch.queue.backoff.ms", "5", NULL, 0);
 	ok = set_pairs(conf, defaults, lengthof(defaults), err, errlen);
 	for (int i = 0; ok && i < opts->nkafka; i++)
 		ok = rd_kafka_conf_set(conf, opts->kafka[i].name, opts->kafka[i].value,
@@ -160,4 +161,26 @@ consumer_create(const char *group, int lanes, char *err, size_t errlen)
 	if (kafka == NULL)
 		rd_kafka_conf_destroy(conf);
 	return kafka;
+}
+
+/*
+ * Have the fetching go on after a full queue was emptied.  librdkafka before
+ * 2.2 looks at a queue that was full only when something else wakes the
+ * broker's thread, and else once a second; a question that every leader has
+ * to answer does wake it.
+ */
+void
+consumer_wake(Lane *lane)
+{
+	rd_kafka_topic_partition_list_t *list;
+
+	if (rd_kafka_version() >= 0x02020000 || lane->nparts == 0)
+		return;
+	list = rd_kafka_topic_partition_list_new(lane->nparts);
+	for (int i = 0; i < lane->nparts; i++)
+		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+										  lane->parts[i].id)
+			->offset = RD_KAFKA_OFFSET_END;
+	rd_kafka_offsets_for_times(lane->kafka, list, 200);
+	rd_kafka_topic_partition_list_destroy(list);
 }

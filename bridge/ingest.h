@@ -245,6 +245,7 @@ extern bool lane_sleep(const Lane *lane, int ms);
 extern rd_kafka_t *consumer_create(const char *group, int lanes, char *err,
 								   size_t errlen);
 extern void consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows);
+extern void consumer_wake(Lane *lane);
 extern char *group_name(const char *source);
 
 /* ---- ownership.c: which partitions a lane writes, and from where ---- */

@@ -54,6 +54,26 @@ source_ended(const Source *source)
 	return true;
 }
 
+/* Say what became of the source's records */
+static void
+log_stats(Source *source)
+{
+	SourceStats *stats = &source->stats;
+	long long	 records = atomic_load(&stats->records);
+
+	if (records == 0)
+		return;
+	log_info("source \"%s\": read %lld records: %lld rows, %lld tombstones, "
+			 "%lld dead letters; %lld batches, per record %.2f us making "
+			 "and sending rows (%.2f us of it decoding), %.2f us committing",
+			 source->config.name, records, atomic_load(&stats->rows),
+			 atomic_load(&stats->tombstones), atomic_load(&stats->dead_letters),
+			 atomic_load(&stats->batches),
+			 (double) atomic_load(&stats->copy_us) / (double) records,
+			 (double) atomic_load(&stats->decode_us) / (double) records,
+			 (double) atomic_load(&stats->commit_us) / (double) records);
+}
+
 /* Join the lanes, which have ended or will, and free the source */
 void
 source_free(Source *source)
@@ -62,6 +82,7 @@ source_free(Source *source)
 	for (int i = 0; i < source->nlanes; i++)
 		if (source->lanes[i].thread != 0)
 			pthread_join(source->lanes[i].thread, NULL);
+	log_stats(source);
 	config_free(&source->config);
 	free(source->lanes);
 	free(source->ends);
