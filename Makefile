@@ -18,7 +18,7 @@ test:
 	@bridge/parts/private -w -p kafka -p postgrest -p bigquery -p postgres \
 		bridge/t/run $(T)
 bench:
-	@bridge/parts/private -p kafka bridge/bench/run $(B)
+	@bridge/parts/private -p kafka bridge/bench/run $(ONLY)
 
 .PHONY: demo test bench
 
