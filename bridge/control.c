@@ -18,6 +18,7 @@
 #define HEARTBEAT_MS 1000
 #define CONFIG_MS 5000 /* should a notification be lost */
 #define END_CHECK_MS 100
+#define FOLD_MS 5000
 
 #define INSTANCE_LOCK "hashtextextended('pg_fraud/instance/' || %s::text, 0)"
 
@@ -30,6 +31,7 @@ typedef struct Control
 	int64_t		  heartbeat_at;
 	int64_t		  config_at;
 	int64_t		  end_at;
+	int64_t		  fold_at;
 	int			  members; /* bridges that ingest, 0 = not known */
 	int			  rank;	   /* of this one among them */
 	SourceConfig *configs; /* as last read */
@@ -209,6 +211,26 @@ heartbeat(Control *control)
 	return true;
 }
 
+/* Have the rules' counters folded, which nobody else does regularly */
+static bool
+fold_counters(Control *control)
+{
+	PgError err;
+
+	if (now_ms() < control->fold_at)
+		return true;
+	control->fold_at = now_ms() + FOLD_MS;
+	if (pg_command(control->conn, &err, "SELECT fraud.fold_counters()"))
+		return true;
+	if (!pg_lost(control->conn))
+	{
+		log_warning("could not fold the rules' counters: %s", err.message);
+		return true;
+	}
+	control_lost(control, "could not fold the rules' counters", &err);
+	return false;
+}
+
 /* A number from a name, to spread what does not divide evenly */
 static uint32_t
 name_hash(const char *name)
@@ -303,6 +325,28 @@ take_notifications(Control *control)
 	}
 }
 
+/* Has somebody asked for a replay while we were not listening? */
+static bool
+look_for_replays(Control *control)
+{
+	PgError	  err;
+	PGresult *res = pg_query(control->conn, &err,
+							 "SELECT EXISTS (SELECT FROM fraud.dead_letters "
+							 "WHERE replay_requested_at IS NOT NULL AND "
+							 "replayed_at IS NULL)",
+							 0, NULL);
+
+	if (res == NULL)
+	{
+		control_lost(control, "could not look for replays", &err);
+		return false;
+	}
+	if (PQgetvalue(res, 0, 0)[0] == 't')
+		replay_wake();
+	PQclear(res);
+	return true;
+}
+
 /* Read the configuration when something has changed, or might have */
 static bool
 read_config(Control *control)
@@ -316,7 +360,8 @@ read_config(Control *control)
 	if (now_ms() < control->config_at)
 		return true;
 	control->config_at = now_ms() + CONFIG_MS;
-	replay_wake();
+	if (!look_for_replays(control))
+		return false;
 	if (!config_load(control->conn, &err, &list, &count))
 	{
 		control_lost(control, "could not read the sources", &err);
@@ -617,7 +662,8 @@ control_round(Control *control)
 	if (process_reload_asked())
 		reload(control);
 	if (control_connect(control) && heartbeat(control) &&
-		count_members(control) && read_config(control))
+		count_members(control) && read_config(control) &&
+		fold_counters(control))
 	{
 		take_notifications(control);
 		if (!control->ready)

@@ -174,8 +174,8 @@ extern void writer_free(Writer *writer);
 extern void writer_connected(Writer *writer, PGconn *conn);
 extern void writer_command(Writer *writer, char expect, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-extern void		   writer_partition(Writer *writer, int32_t partition,
-									const char *cluster_id);
+extern void		   writer_partition(Writer *writer, const char *topic,
+									int32_t partition, const char *cluster_id);
 extern WriteResult writer_flush(Writer *writer);
 extern WriteResult writer_stream(Writer *writer, const Items *items);
 extern WriteResult writer_dead(Writer *writer, const Items *items);
@@ -296,6 +296,7 @@ extern Source *source_start(SourceConfig *config, int budget_lanes,
 							bool accept_failures);
 extern bool	   source_ended(const Source *source);
 extern void	   source_free(Source *source);
+extern Source *source_create(SourceConfig *config);
 extern void source_halt(Source *source, const char *hint, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 extern bool source_halted(Source *source);

@@ -23,7 +23,7 @@ main(int argc, char **argv)
 	curl_global_init(CURL_GLOBAL_DEFAULT);
 	log_info("fraudbridge %s starting, librdkafka %s, instance %s",
 			 PG_FRAUD_VERSION, rd_kafka_version_str(), bridge_instance());
-	code = control_run();
+	code = options()->preview_source != NULL ? preview_run() : control_run();
 	log_info("fraudbridge stopped");
 	return (int) code;
 }

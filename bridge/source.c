@@ -11,6 +11,19 @@
 
 #define BAD_RUN_MAX 1000
 
+/* A source that nobody reads yet.  Takes the configuration over. */
+Source *
+source_create(SourceConfig *config)
+{
+	Source *source = xcalloc(1, sizeof(Source));
+
+	source->config = *config;
+	memset(config, 0, sizeof(*config));
+	atomic_store(&source->npartitions, -1);
+	pthread_mutex_init(&source->lock, NULL);
+	return source;
+}
+
 /*
  * Start to read a source.  Takes the configuration over.  accept_failures:
  * the operator has resumed it after everything had failed.
@@ -18,15 +31,11 @@
 Source *
 source_start(SourceConfig *config, int budget_lanes, bool accept_failures)
 {
-	Source *source = xcalloc(1, sizeof(Source));
+	Source *source = source_create(config);
 	char	hint[512];
 
-	source->config = *config;
-	memset(config, 0, sizeof(*config));
 	source->budget_lanes = budget_lanes;
 	source->bad_accepted = accept_failures;
-	atomic_store(&source->npartitions, -1);
-	pthread_mutex_init(&source->lock, NULL);
 	source->nlanes = options()->workers;
 	source->lanes = xcalloc((size_t) source->nlanes, sizeof(Lane));
 	if (source->config.problem != NULL)

@@ -85,7 +85,8 @@ begin_partition(Lane *lane, const Partition *part)
 	writer_command(&lane->writer, 'F', "%s", sql.data);
 	buf_free(&sql);
 	if (part->nmessages > 0)
-		writer_partition(&lane->writer, part->id, lane->cluster_id);
+		writer_partition(&lane->writer, lane->source->config.topic, part->id,
+						 lane->cluster_id);
 }
 
 /* Write all partitions' records within one transaction, but for COMMIT */

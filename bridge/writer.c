@@ -96,7 +96,8 @@ writer_command(Writer *writer, char expect, const char *fmt, ...)
 
 /* Tell the server whose records come now, and from where */
 void
-writer_partition(Writer *writer, int32_t partition, const char *cluster_id)
+writer_partition(Writer *writer, const char *topic, int32_t partition,
+				 const char *cluster_id)
 {
 	const SourceConfig *config = &writer->source->config;
 
@@ -105,7 +106,7 @@ writer_partition(Writer *writer, int32_t partition, const char *cluster_id)
 	buf_append_str(&writer->begin, "SELECT fraud.begin_batch(");
 	pg_append_literal(&writer->begin, config->name);
 	buf_append_str(&writer->begin, ", ");
-	pg_append_literal(&writer->begin, config->topic);
+	pg_append_literal(&writer->begin, topic);
 	buf_printf(&writer->begin, ", %d, ", partition);
 	pg_append_literal(&writer->begin, cluster_id);
 	buf_append_str(&writer->begin, ")");
