@@ -574,11 +574,8 @@ fraud_mark(PG_FUNCTION_ARGS)
 	RuleSet		*rs = ruleset_for_row(trigdata->tg_relation);
 	bool		 insert = TRIGGER_FIRED_BY_INSERT(trigdata->tg_event);
 
-	if (unlikely(rs == NULL))
+	if (unlikely(rs == NULL || !marks_present(rs, trigdata->tg_relation)))
 		return PointerGetDatum(insert ? strip_marks(trigdata)
-									  : trigdata->tg_newtuple);
-	if (unlikely(!marks_present(rs, trigdata->tg_relation)))
-		return PointerGetDatum(insert ? trigdata->tg_trigtuple
 									  : trigdata->tg_newtuple);
 	return PointerGetDatum(insert ? mark_insert(trigdata, rs)
 								  : mark_update(trigdata, rs));

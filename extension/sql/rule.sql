@@ -228,7 +228,7 @@ BEGIN
     found := EXISTS (SELECT FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2);
     IF found AND replace IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
-            MESSAGE = format('rule "%s" of table "%s" already exists', name, fraud.table_name(target)),
+            MESSAGE = format('rule "%s" of table %s already exists', name, fraud.table_name(target)),
             HINT = 'Change it with fraud.alter_rule, or give replace => true.';
     END IF;
     PERFORM fraud.check_rule(target, name, condition, score, mode, on_error);
@@ -282,7 +282,7 @@ CREATE FUNCTION fraud.no_such_rule(target regclass, name text) RETURNS void
     AS $$
 BEGIN
     RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-        MESSAGE = format('rule "%s" of table "%s" does not exist', name, fraud.table_name(target));
+        MESSAGE = format('rule "%s" of table %s does not exist', name, fraud.table_name(target));
 END
 $$;
 COMMENT ON FUNCTION fraud.no_such_rule(regclass, text) IS 'Raises the error for a rule that does not exist';
@@ -293,15 +293,15 @@ CREATE FUNCTION fraud.drop_rule(target regclass, name text) RETURNS void
     AS $$
 DECLARE
     new_version int;
-    rule bigint;
+    dropped bigint;
 BEGIN
     PERFORM fraud.lock_rules(target);
     new_version := fraud.next_version(target, name);
-    DELETE FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2 RETURNING r.id INTO rule;
+    DELETE FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2 RETURNING r.id INTO dropped;
     IF NOT FOUND THEN
         PERFORM fraud.no_such_rule(target, name);
     END IF;
-    DELETE FROM fraud.rule_counters AS c WHERE c.rule = drop_rule.rule;
+    DELETE FROM fraud.rule_counters AS c WHERE c.rule = dropped;
     INSERT INTO fraud.rule_versions (table_name, name, version, action, changed_by, actor, changed_at)
     VALUES (fraud.table_name(target), $2, new_version, 'drop', fraud.outer_role(), fraud.actor(), clock_timestamp());
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(target));
@@ -321,7 +321,7 @@ BEGIN
      WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND v.version = $3;
     IF NOT FOUND OR old.condition IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-            MESSAGE = format('rule "%s" of table "%s" has no version %s to go back to',
+            MESSAGE = format('rule "%s" of table %s has no version %s to go back to',
                              name, fraud.table_name(target), version),
             HINT = 'See fraud.rule_versions.';
     END IF;
@@ -460,7 +460,7 @@ BEGIN
                       AND EXISTS (SELECT FROM pg_partition_ancestors(c.objid) AS a WHERE a.relid = r.target))
          ORDER BY r.target, r.name
     LOOP
-        RAISE WARNING USING MESSAGE = format('rule "%s" of table "%s" is broken: %s',
+        RAISE WARNING USING MESSAGE = format('rule "%s" of table %s is broken: %s',
                                              item.name, fraud.table_name(item.target), item.error),
             HINT = 'Rows are judged by the other rules.  Mend it with fraud.alter_rule.';
     END LOOP;

@@ -90,7 +90,7 @@ BEGIN
     ELSIF class.relkind NOT IN ('r', 'p') THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
             MESSAGE = format('"%s" is not a table', class.relname),
-            HINT = CASE class.relkind WHEN 'v' THEN 'Watch the table behind the view.' END;
+            HINT = 'Watch the table from which it takes its rows.';
     ELSIF class.relpersistence = 't' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('temporary table "%s" cannot be watched', class.relname);
@@ -118,7 +118,7 @@ BEGIN
      WHERE a.attrelid = target AND a.attname = col AND a.attnum > 0 AND NOT a.attisdropped;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_column',
-            MESSAGE = format('column "%s" of table "%s" does not exist', col, target::text),
+            MESSAGE = format('column "%s" of table %s does not exist', col, target::text),
             DETAIL = format('It was given as %s.', role);
     ELSIF type <> ALL (types) THEN
         RAISE EXCEPTION USING ERRCODE = 'datatype_mismatch',
@@ -152,7 +152,7 @@ BEGIN
             notes := notes || format('COMMENT ON COLUMN %s.%I IS %L', full_name, mark.name, mark.note);
         ELSIF NOT (mark.same_type AND mark.ours IS TRUE) THEN
             RAISE EXCEPTION USING ERRCODE = 'duplicate_column',
-                MESSAGE = format('column "%s" of table "%s" already exists', mark.name, full_name),
+                MESSAGE = format('column "%s" of table %s already exists', mark.name, full_name),
                 HINT = 'Rename that column: pg_fraud keeps its marks in columns of this name.';
         END IF;
     END LOOP;
@@ -230,7 +230,7 @@ BEGIN
     EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', full_name);
     IF to_regclass(full_name) IS DISTINCT FROM target THEN
         RAISE EXCEPTION USING ERRCODE = 'object_in_use',
-            MESSAGE = format('table "%s" was changed by another session', full_name);
+            MESSAGE = format('table %s was changed by another session', full_name);
     END IF;
     PERFORM fraud.require_owner(target);
     FOREACH statement IN ARRAY statements LOOP
@@ -305,7 +305,7 @@ BEGIN
         watched_by = excluded.watched_by,
         watched_at = excluded.watched_at;
     IF first THEN
-        RAISE NOTICE USING MESSAGE = format('rows of table "%s" are judged from now on', fraud.table_name(target)),
+        RAISE NOTICE USING MESSAGE = format('rows of table %s are judged from now on', fraud.table_name(target)),
             HINT = format('To find frauds fast: CREATE INDEX%s ON %s (fraud_alert_id) WHERE is_fraud;',
                           CASE WHEN (SELECT c.relkind FROM pg_class AS c WHERE c.oid = target) = 'r'
                                THEN ' CONCURRENTLY' ELSE '' END, fraud.table_name(target));
@@ -346,7 +346,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target = $1 AND w.active) THEN
         PERFORM fraud.check_target(target);
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-            MESSAGE = format('table "%s" is not watched', fraud.table_name(target)),
+            MESSAGE = format('table %s is not watched', fraud.table_name(target)),
             HINT = format('Watch it first: SELECT fraud.watch(%L).', fraud.table_name(target));
     END IF;
 END
