@@ -28,7 +28,7 @@ BEGIN
         ELSIF EXISTS (
             SELECT FROM pg_roles r WHERE r.rolname = role AND (r.rolcanlogin OR EXISTS (
                 SELECT FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member
-                WHERE m.roleid = r.oid AND u.rolname <> ALL (roles)))) THEN
+                WHERE m.roleid = r.oid AND u.rolname <> ALL (roles || name 'fraud_views')))) THEN
             INSERT INTO fraud.withheld_grants AS w (role) VALUES (role);
             RAISE WARNING 'role "%" exists already and can log in or has members', role
                 USING DETAIL = 'It is not granted anything.',
@@ -106,13 +106,12 @@ DECLARE
     item record;
 BEGIN
     FOR found_role IN SELECT DISTINCT w.role FROM fraud.withheld_grants w WHERE w.statement IS NULL LOOP
-        IF found_role IN ('fraud_analyst', 'fraud_operator') THEN
-            INSERT INTO fraud.withheld_grants (role, statement)
-            VALUES (found_role, format('GRANT fraud_reader TO %I', found_role));
-        ELSIF found_role = 'fraud_admin' THEN
-            INSERT INTO fraud.withheld_grants (role, statement)
-            VALUES (found_role, 'GRANT fraud_analyst TO fraud_admin');
-        END IF;
+        -- what the role builds on, unless it is a member already
+        INSERT INTO fraud.withheld_grants (role, statement)
+        SELECT found_role, format('GRANT %I TO %I', b.base, found_role)
+        FROM (VALUES ('fraud_analyst', 'fraud_reader'), ('fraud_operator', 'fraud_reader'),
+                     ('fraud_admin', 'fraud_analyst')) b(role, base)
+        WHERE b.role = found_role AND NOT pg_has_role(found_role, b.base::name, 'MEMBER');
         FOR item IN
             WITH objects AS (
                 SELECT 'SCHEMA' AS kind, format('%I', n.nspname) AS name, '' AS columns, n.nspacl AS acl
