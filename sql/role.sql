@@ -83,10 +83,10 @@ SELECT fraud.grant_role('fraud_bridge');
 SELECT has_schema_privilege('fraud_bridge', 'fraud', 'USAGE');
 
 -- The extension goes with all that was exposed
+SET client_min_messages = warning;
 CREATE TABLE payments (amount numeric);
 SELECT fraud.watch('payments');
 SELECT fraud.expose('payments');
-SET client_min_messages = warning;
 \set VERBOSITY terse
 DROP EXTENSION pg_fraud;
 DROP EXTENSION pg_fraud CASCADE;

@@ -291,7 +291,7 @@ BEGIN
     END IF;
     SELECT * INTO watched FROM fraud.find_watched(windows.target);
     IF watched.event_time IS NULL THEN
-        RAISE EXCEPTION 'table "%" has no event time', watched.target
+        RAISE EXCEPTION 'table % has no event time', watched.target
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = format('Name the column: SELECT fraud.watch(%L, event_time => ...)', watched.target);
     END IF;
@@ -334,7 +334,7 @@ BEGIN
         IF NOT fraud.is_exposure(to_regclass(format('fraud_api.%I', view)), target) THEN
             RAISE EXCEPTION 'relation "fraud_api.%" already exists', view
                 USING ERRCODE = 'duplicate_table',
-                      DETAIL = format('Exposing table "%s" would take the name.', target),
+                      DETAIL = format('Exposing table %s would take the name.', target),
                       HINT = 'Rename the table, or make a view of another name in fraud_api yourself.';
         END IF;
         EXECUTE format('DROP VIEW fraud_api.%I', view);
@@ -395,7 +395,7 @@ BEGIN
     PERFORM fraud.require_owner(target);
     PERFORM fraud.require_watched(target);
     IF octet_length(name || '_frauds') > 63 THEN
-        RAISE EXCEPTION 'name of table "%" is too long', target
+        RAISE EXCEPTION 'name of table % is too long', target
             USING ERRCODE = 'name_too_long',
                   DETAIL = format('The view "%s_frauds" would need more than 63 bytes.', name);
     END IF;

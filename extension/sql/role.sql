@@ -90,7 +90,7 @@ SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = target
                    AND pg_has_role(fraud.outer_role(), c.relowner, 'USAGE')) THEN
-        RAISE EXCEPTION 'must be owner of table "%"', target
+        RAISE EXCEPTION 'must be owner of table %', target
             USING ERRCODE = 'insufficient_privilege';
     END IF;
 END $$;

@@ -221,7 +221,7 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       DETAIL = 'pg_fraud sets it itself.';
         ELSIF col.attnum IS NULL THEN
-            RAISE EXCEPTION 'column "%" of table "%" does not exist', col.key, target
+            RAISE EXCEPTION 'column "%" of table % does not exist', col.key, target
                 USING ERRCODE = 'undefined_column',
                       DETAIL = 'The mapping names it.';
         ELSIF col.attgenerated <> '' THEN
@@ -329,7 +329,7 @@ BEGIN
             additions := concat_ws(', ', additions,
                 format('ADD COLUMN %I %s', col.name, col.type));
         ELSIF col.atttypid <> col.type THEN
-            RAISE EXCEPTION 'column "%" of table "%" is of type %', col.name, target,
+            RAISE EXCEPTION 'column "%" of table % is of type %', col.name, target,
                 format_type(col.atttypid, NULL)
                 USING ERRCODE = 'duplicate_column',
                       DETAIL = format('A source keeps a row''s place in Kafka there and needs type %s.', col.type),
@@ -441,7 +441,7 @@ BEGIN
     ELSIF source.on_conflict <> 'dead_letter' AND NOT EXISTS (
         SELECT FROM pg_constraint c
         WHERE c.conrelid = source.target AND c.contype = 'p' AND NOT c.condeferrable) THEN
-        RAISE EXCEPTION 'table "%" has no primary key', source.target
+        RAISE EXCEPTION 'table % has no primary key', source.target
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   DETAIL = format('on_conflict => ''%s'' needs one that is not deferrable.', source.on_conflict),
                   HINT = 'Add a primary key, or use on_conflict => ''dead_letter''.';
