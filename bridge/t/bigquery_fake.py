@@ -315,8 +315,9 @@ class Handler(BaseHTTPRequestHandler):
             {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[self.command]
         with lock:
             fault = find_fault(action)
-            requests.append({"action": action, "path": self.path, "bytes": len(data),
-                             "fault": fault["do"] if fault else None, "at": time.time()})
+            request = {"action": action, "path": self.path, "bytes": len(data),
+                       "fault": fault["do"] if fault else None, "at": time.time()}
+            requests.append(request)
         if fault and fault["do"] == "cut_before":
             raise Cut()
         if fault and fault["do"] == "slow":
@@ -331,6 +332,9 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.check_token()
                 result = self.serve(action, url.path, data, fault)
+                if action == "insertAll":
+                    ids = [r["insertId"] for r in json.loads(data)["rows"]]
+                    request["ids"] = ids
         if fault and fault["do"] == "cut_after":
             raise Cut()
         if fault and fault["do"] == "500_after":

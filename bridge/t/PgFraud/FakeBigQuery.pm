@@ -1,0 +1,74 @@
+# The strict double of BigQuery, which fails as it is told to.
+
+package PgFraud::FakeBigQuery;
+
+use strict;
+use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use HTTP::Tiny;
+use JSON::PP ();
+use PgFraud::Part qw(free_port run_dir wait_for);
+use PgFraud::Process;
+
+my $script = abs_path(dirname(__FILE__) . '/../bigquery_fake.py');
+
+# PgFraud::FakeBigQuery->start(auth => [ key file, email ])
+sub start
+{
+	my ($class, %args) = @_;
+	my $self = bless { port => free_port(), http => HTTP::Tiny->new,
+		json => JSON::PP->new->utf8 }, $class;
+	my $dir = run_dir('bigquery-fake');
+	$self->{process} = PgFraud::Process->start(
+		name => 'bigquery_fake', log => "$dir/fake.log",
+		command => [ 'python3', $script, $self->{port},
+			$args{auth} ? ('--auth', @{ $args{auth} }) : () ]);
+	wait_for {
+		die $self->{process}->log_text unless $self->{process}->alive;
+		return eval { $self->ask('GET', 'log') };
+	} 20 or die "the double of BigQuery does not start\n";
+	$self->ask('POST', 'dataset', { id => 'my-project.fraud' });
+	return $self;
+}
+
+sub url { return "http://127.0.0.1:$_[0]{port}"; }
+sub host { return "127.0.0.1:$_[0]{port}"; }
+sub env { return { BIGQUERY_EMULATOR_HOST => $_[0]->host }; }
+sub process { return $_[0]{process}; }
+
+sub ask
+{
+	my ($self, $method, $path, $json) = @_;
+	my $answer = $self->{http}->request($method, $self->url . "/_fake/$path",
+		defined $json ? { content => $self->{json}->encode($json) } : ());
+	die "bigquery_fake: $answer->{status} $answer->{content}\n"
+	  unless $answer->{success};
+	return $self->{json}->decode($answer->{content});
+}
+
+# fault('insertAll', 'status', status => 503, times => 3)
+sub fault
+{
+	my ($self, $on, $do, %more) = @_;
+	# numbers as numbers
+	$more{$_} += 0
+	  foreach grep { exists $more{$_} } qw(times status seconds retry_after);
+	$self->ask('POST', 'fault', { on => $on, do => $do, %more });
+}
+
+sub rows
+{
+	my ($self, $table) = @_;
+	return @{ $self->ask('GET', "rows?table=my-project.fraud.$table")->{rows} };
+}
+
+sub table
+{
+	my ($self, $table) = @_;
+	return $self->ask('GET', "table?table=my-project.fraud.$table");
+}
+
+sub requests { return @{ $_[0]->ask('GET', 'log')->{requests} }; }
+
+1;
