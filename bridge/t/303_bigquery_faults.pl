@@ -138,14 +138,14 @@ $server->sql_is("SELECT failed FROM fraud.sinks WHERE name = 'passing'", '2', 'a
 
 # A column added later
 $server->sql("ALTER TABLE payments ADD COLUMN country text");
-$server->sql("INSERT INTO payments VALUES (1, 1000, '{}', 'new', 'AT')");
+$server->sql("INSERT INTO payments (id, amount, note, country) VALUES (1, 1000, 'new', 'AT')");
 complete('passing', 'a row with a new column is sent');
 is((grep { ($_->{json}{country} // '') eq 'AT' } $fake->rows('passing')), 1, 'with it');
 is($fake->table('passing')->{schema}{fields}[-1]{name}, 'country', 'the table has got the column');
 # A column dropped: alerts of before still fill it
 $server->sql("SELECT fraud.pause_sink('passing')");
 state_is('passing', 'paused');
-$server->sql("INSERT INTO payments VALUES (2, 1000, '{}', 'old', 'DE')");
+$server->sql("INSERT INTO payments (id, amount, note, country) VALUES (2, 1000, 'old', 'DE')");
 $server->sql("ALTER TABLE payments DROP COLUMN country");
 $server->sql("SELECT fraud.resume_sink('passing')");
 complete('passing', 'a row with a dropped column is sent');
@@ -161,7 +161,7 @@ is(scalar $fake->rows('passing'), 1, 'a dropped table is made again');
 $server->sql("SELECT fraud.drop_sink('passing')");
 add_sink('killed');
 $server->sql("INSERT INTO sink_start SELECT 'killed', max(id) FROM fraud.alerts");
-frauds(8000, 'killed');
+frauds(5000, 'killed');
 my $kills = 0;
 foreach (1 .. 8)
 {
@@ -174,7 +174,7 @@ foreach (1 .. 8)
 complete('killed', "nothing is lost after $kills kills");
 same_batches('killed', 'a batch in doubt is sent again as it was');
 my $rows = $fake->rows('killed');
-cmp_ok($rows, '<', 8000 + 500 * ($kills + 1), "at most a batch twice for each kill ($rows rows)");
+cmp_ok($rows, '<', 5000 + 500 * ($kills + 1), "at most a batch twice for each kill ($rows rows)");
 
 # Another bridge takes over
 my $standby = start_bridge();
@@ -182,7 +182,8 @@ ok($standby->wait_log(qr/sink "killed" is run by another bridge/), 'a second bri
 $bridge->kill9;
 my $began = time();
 frauds(10, 'taken over');
-complete('killed', 'it takes over');
-cmp_ok(time() - $began, '<', 3, 'at once');
+$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'killed'", 't', 30);
+cmp_ok(time() - $began, '<', 3, 'it takes over at once');
+complete('killed', 'nothing is lost by that');
 is($standby->stop, 0, 'it stops');
 done_testing();
