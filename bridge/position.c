@@ -163,10 +163,7 @@ resolve(Lane *lane, int32_t partition, const char *position, int64_t *offset,
 		{
 			char hint[512];
 
-			snprintf(hint, sizeof(hint),
-					 "Run: SELECT fraud.alter_source('%s', start => "
-					 "'earliest');",
-					 lane->source->config.name);
+			source_resume_hint(lane->source, hint, sizeof(hint));
 			source_halt(lane->source, hint,
 						"position \"%s\" is neither earliest nor latest nor "
 						"a time",
@@ -247,8 +244,7 @@ position_hint(const Lane *lane, int32_t partition, const char *position,
 	buf_init(&name);
 	pg_append_literal(&name, lane->source->config.name);
 	snprintf(hint, size,
-			 "To go on, run: SELECT fraud.set_position(%s, %d, '%s', dry_run "
-			 "=> false);",
+			 "SELECT fraud.set_position(%s, %d, '%s', dry_run => false)",
 			 name.data, partition, position);
 	buf_free(&name);
 }
@@ -311,9 +307,7 @@ check_cluster(Lane *lane, const StoredPosition *stored)
 		return true;
 	buf_init(&name);
 	pg_append_literal(&name, lane->source->config.name);
-	snprintf(hint, sizeof(hint),
-			 "If its records are the same, run: SELECT "
-			 "fraud.accept_cluster(%s, '%s');",
+	snprintf(hint, sizeof(hint), "SELECT fraud.accept_cluster(%s, '%s')",
 			 name.data, lane->cluster_id);
 	buf_free(&name);
 	source_halt(lane->source, hint,

@@ -118,7 +118,7 @@ source_halt(Source *source, const char *hint, const char *fmt, ...)
 		source->halted = true;
 		log_error("source \"%s\" has stopped: %s", source->config.name,
 				  source->reason);
-		log_error("HINT: %s", source->hint);
+		log_error("HINT: When the cause is mended, run: %s;", source->hint);
 	}
 	pthread_mutex_unlock(&source->lock);
 	atomic_store(&source->stop, true);
@@ -190,9 +190,7 @@ source_resume_hint(const Source *source, char *out, size_t size)
 
 	buf_init(&name);
 	pg_append_literal(&name, source->config.name);
-	snprintf(out, size,
-			 "When the cause is mended, run: SELECT fraud.resume_source(%s);",
-			 name.data);
+	snprintf(out, size, "SELECT fraud.resume_source(%s)", name.data);
 	buf_free(&name);
 }
 

@@ -238,20 +238,18 @@ refused(Lane *lane)
 	return STORE_RETRY;
 }
 
-/* Everything fails for one cause */
+/*
+ * Everything fails for one cause.  When the operator resumes the source all
+ * the same, records are dead letters until one is stored.
+ */
 static StoreResult
 halt_failures(Lane *lane)
 {
-	char hint[768];
-	char resume[512];
+	char hint[512];
 	char text[1200];
 
-	source_resume_hint(lane->source, resume, sizeof(resume));
+	source_resume_hint(lane->source, hint, sizeof(hint));
 	lane->source->bad_halt = true;
-	snprintf(hint, sizeof(hint),
-			 "%s  Records that fail after that become dead letters, until "
-			 "one is stored.",
-			 resume);
 	source_halt(lane->source, hint,
 				"every record fails for the same cause, the last with: %s",
 				pg_error_text(&lane->writer.error, text, sizeof(text)));
