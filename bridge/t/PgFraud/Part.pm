@@ -40,9 +40,9 @@ sub need
 sub free_port
 {
 	my $folder = '/tmp/pg_fraud-ports';
-	if (!-d $folder && mkdir($folder)) { chmod(01777, $folder); }
 	for (1 .. 1000)
 	{
+		if (!-d $folder && mkdir($folder)) { chmod(01777, $folder); }
 		my $port = 20000 + int(rand(10000));
 		next if $locks{$port};
 		sysopen(my $lock, "$folder/$port", O_RDWR | O_CREAT, 0666) or next;
@@ -57,10 +57,14 @@ sub free_port
 	die "no free port";
 }
 
+my $owner = $$;
+
 END
 {
+	return if $$ != $owner;
 	my $status = $?;
 	unlink("/tmp/pg_fraud-ports/$_") for keys %locks;
+	rmdir('/tmp/pg_fraud-ports');
 	$? = $status;
 }
 
