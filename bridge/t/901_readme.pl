@@ -35,7 +35,7 @@ my @background;
 
 # Programs by the names that readers know
 mkdir("$folder/bin");
-symlink(part_script('postgrest'), "$folder/bin/postgrest");
+program('postgrest', part_script('postgrest'));
 mkdir("$folder/work");
 $ENV{PATH} = "$folder/bin:" . PgFraud::Bridge->program('') . ":$ENV{PATH}";
 $ENV{PGHOST} = $server->host;
@@ -55,6 +55,16 @@ foreach my $process (@background)
 }
 chdir('/');
 done_testing();
+
+# A program on the path that runs another one, wherever that stands
+sub program
+{
+	my ($name, $path) = @_;
+	open(my $out, '>', "$folder/bin/$name") or die "$name: $!";
+	print $out "#!/bin/sh\nexec '$path' \"\$@\"\n";
+	close($out);
+	chmod(0755, "$folder/bin/$name");
+}
 
 # The README's blocks: { kind, text, line, expected, tests => [...] }
 sub blocks
@@ -139,6 +149,8 @@ sub privately
 {
 	my ($text) = @_;
 	$text =~ s/\Q$_\E/$address{$_}/g foreach keys %address;
+	my ($rest_port) = $address{'localhost:3000'} =~ /(\d+)$/;
+	$text =~ s/^(server-port = )3000$/$1$rest_port/m;
 	return $text;
 }
 
