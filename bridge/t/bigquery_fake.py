@@ -37,6 +37,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 REQUEST_MAX = 10 * 1024 * 1024
 ROWS_MAX = 50000
 TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL"}
+METADATA = "/computeMetadata/v1/instance/service-accounts/default/token"
 CLUSTERABLE = {"INT64", "STRING", "NUMERIC", "BIGNUMERIC", "DATE", "DATETIME",
                "TIMESTAMP", "BOOL"}
 
@@ -256,6 +257,10 @@ def grant_token(form, uri):
                           "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe.")
     else:
         raise Refused(400, "unsupported_grant_type", "Invalid grant_type")
+    return new_token()
+
+
+def new_token():
     token = "ya29." + hashlib.sha256(str((time.time(), len(tokens))).encode()).hexdigest()
     tokens[token] = time.time() + 3600
     return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
@@ -310,7 +315,7 @@ class Handler(BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         if url.path.startswith("/_fake/"):
             return self.control(url.path[7:], query, json.loads(data or b"{}"))
-        action = "token" if url.path == "/token" else \
+        action = "token" if url.path in ("/token", METADATA) else \
             "insertAll" if url.path.endswith("/insertAll") else \
             {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[self.command]
         with lock:
@@ -326,7 +331,11 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(fault["status"], fault.get("reason", "backendError"), "told to",
                           {"Retry-After": fault["retry_after"]} if "retry_after" in fault else None)
         with lock:
-            if action == "token":
+            if url.path == METADATA:
+                if self.headers.get("Metadata-Flavor") != "Google":
+                    raise Refused(403, "forbidden", "Metadata-Flavor is missing")
+                result = new_token()
+            elif action == "token":
                 host = self.headers["Host"]
                 result = grant_token(dict(urllib.parse.parse_qsl(data.decode())), "http://%s/token" % host)
             else:
