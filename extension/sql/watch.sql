@@ -212,10 +212,24 @@ END
 $$;
 COMMENT ON FUNCTION fraud.watch_plan(regclass) IS 'What watch would do to a table: statements, locks, views, publications';
 
--- Runs DDL on a table of another role as the extension's owner: the name is
--- locked first and looked at again, so that it cannot become another table.
--- What is run neither reads rows nor calls anybody's code.
-CREATE FUNCTION fraud.run_on_table(target regclass, statements text[]) RETURNS void
+-- The statements that take the triggers away.
+CREATE FUNCTION fraud.unwatch_statements(target regclass) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT format('DROP TRIGGER %I ON %s', t.tgname, fraud.table_name(target))
+      FROM pg_trigger AS t
+     WHERE t.tgrelid = target AND NOT t.tgisinternal
+       AND t.tgname IN ('~~fraud_mark', '~~fraud_move', '~~fraud_ledger', '~~fraud_ledger_update')
+     ORDER BY t.tgname
+    $$;
+COMMENT ON FUNCTION fraud.unwatch_statements(regclass) IS 'What unwatch has to do to a table';
+
+-- Turns a table of another role into a watched one, or back, as the
+-- extension's owner: the name is locked first and looked at again, so that it
+-- cannot become another table.  What is run neither reads rows nor calls
+-- anybody's code.
+CREATE FUNCTION fraud.change_table(target regclass, watching boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
     AS $$
@@ -233,13 +247,18 @@ BEGIN
             MESSAGE = format('table %s was changed by another session', full_name);
     END IF;
     PERFORM fraud.require_owner(target);
-    FOREACH statement IN ARRAY statements LOOP
+    -- looked up now: somebody else may have done it while the lock was waited for
+    FOR statement IN
+        SELECT s FROM fraud.watch_statements(target) AS s WHERE watching
+        UNION ALL
+        SELECT s FROM fraud.unwatch_statements(target) AS s WHERE NOT watching
+    LOOP
         EXECUTE statement;
     END LOOP;
     PERFORM set_config('lock_timeout', old_timeout, true);
 END
 $$;
-COMMENT ON FUNCTION fraud.run_on_table(regclass, text[]) IS 'Runs DDL on a locked table';
+COMMENT ON FUNCTION fraud.change_table(regclass, boolean) IS 'Adds what watching needs to a table, or takes the triggers away';
 
 CREATE FUNCTION fraud.watch(
     target     regclass,
@@ -255,7 +274,6 @@ CREATE FUNCTION fraud.watch(
     AS $$
 #variable_conflict use_variable
 DECLARE
-    statements text[];
     times CONSTANT regtype[] := '{timestamptz,timestamp,date}';
     first boolean;
 BEGIN
@@ -279,9 +297,8 @@ BEGIN
         RETURN;
     END IF;
 
-    statements := ARRAY(SELECT fraud.watch_statements(target));
-    IF statements <> '{}' THEN
-        PERFORM fraud.run_on_table(target, statements);
+    IF EXISTS (SELECT FROM fraud.watch_statements(target)) THEN
+        PERFORM fraud.change_table(target, true);
     END IF;
 
     IF amount IS NULL THEN
@@ -325,12 +342,7 @@ BEGIN
     PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
     PERFORM fraud.require_owner(target);
     PERFORM fraud.require_watched(target);
-    PERFORM fraud.run_on_table(target, ARRAY(
-        SELECT format('DROP TRIGGER %I ON %s', t.tgname, fraud.table_name(target))
-          FROM pg_trigger AS t
-         WHERE t.tgrelid = target AND NOT t.tgisinternal
-           AND t.tgname IN ('~~fraud_mark', '~~fraud_move', '~~fraud_ledger', '~~fraud_ledger_update')
-         ORDER BY t.tgname));
+    PERFORM fraud.change_table(target, false);
     UPDATE fraud.watch_config AS w SET active = false WHERE w.target = $1;
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(target));
 END

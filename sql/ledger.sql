@@ -1,0 +1,135 @@
+-- The ledger: one alert per fraud, in the transaction of the mark
+CREATE SCHEMA ledger;
+SET search_path = ledger, public;
+\set SHOW_CONTEXT never
+SET client_min_messages = warning;
+
+CREATE TYPE pair AS (a int, b text);
+CREATE TYPE mood AS ENUM ('calm', 'angry');
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE TABLE tx (id int, amount numeric, at timestamp, gone int);
+ALTER TABLE tx DROP COLUMN gone;
+SELECT fraud.watch('tx', event_time => 'at');
+SELECT fraud.add_rule('tx', 'big', 'amount > 500'), fraud.add_rule('tx', 'huge', 'amount > 5000', score => 2.5);
+
+-- what an alert holds
+INSERT INTO tx VALUES (1, 501, '2024-05-01 12:00'), (2, 5001.50, NULL), (3, 1, now());
+SELECT a.id = tx.fraud_alert_id AS linked, a.table_name, a.transaction, a.rules, a.rule_versions, a.score,
+       a.occurred_at AT TIME ZONE 'UTC' AS occurred, a.detected_at BETWEEN now() - interval '1 minute' AND clock_timestamp() AS now,
+       a.source, a.kafka_topic, a.kafka_partition, a.kafka_offset, a.forward
+  FROM fraud.alerts AS a JOIN tx ON a.id = tx.fraud_alert_id ORDER BY a.id;
+SELECT count(DISTINCT event_id) AS events, min(substr(event_id::text, 15, 1)) AS version
+  FROM fraud.alerts WHERE table_name = 'ledger.tx';
+
+-- its transaction is the top one, whatever the nesting
+BEGIN;
+SELECT pg_current_xact_id() AS me \gset
+SAVEPOINT a;
+SAVEPOINT b;
+INSERT INTO tx VALUES (4, 600);
+RELEASE a;
+COMMIT;
+SELECT a.xid = :'me'::xid8 AS same FROM fraud.alerts AS a JOIN tx ON a.id = tx.fraud_alert_id WHERE tx.id = 4;
+
+-- a rollback takes it along
+SELECT count(*) AS alerts FROM fraud.alerts \gset
+BEGIN;
+INSERT INTO tx VALUES (5, 600);
+SAVEPOINT a;
+INSERT INTO tx VALUES (6, 600);
+ROLLBACK TO a;
+INSERT INTO tx VALUES (7, 600);
+COMMIT;
+BEGIN;
+INSERT INTO tx VALUES (8, 600);
+ROLLBACK;
+SELECT transaction -> 'id' AS id FROM fraud.alerts WHERE table_name = 'ledger.tx' AND (transaction -> 'id')::int > 4 ORDER BY id;
+
+-- versions are those that judged, though the rules change within the transaction
+BEGIN;
+INSERT INTO tx VALUES (10, 6000);
+SELECT fraud.alter_rule('tx', 'big', score => 0.25);
+INSERT INTO tx VALUES (11, 6000);
+SELECT fraud.drop_rule('tx', 'huge');
+SELECT fraud.alter_rule('tx', 'big', score => 9);
+INSERT INTO tx VALUES (12, 6000);
+COMMIT;
+SELECT tx.id, a.rules, a.rule_versions, a.score FROM fraud.alerts AS a JOIN tx ON a.id = tx.fraud_alert_id
+ WHERE tx.id BETWEEN 10 AND 12 ORDER BY tx.id;
+
+-- the row as jsonb: the same as to_jsonb without the marks, for all kinds of types
+CREATE TABLE kinds (
+    b bool, i2 int2, i4 int4, i8 int8, n numeric, f4 float4, f8 float8, t text, v varchar(10), c char(5), nm name,
+    d date, ts timestamp, tz timestamptz, tm time, iv interval, j json, jb jsonb, u uuid, by bytea, ip inet,
+    m mood, dom positive, p pair, ia int[], ta timestamptz[], r int4range, x xml, "odd ""name" int, nothing text,
+    g int GENERATED ALWAYS AS (i4 + 1) STORED);
+SELECT fraud.watch('kinds');
+SELECT fraud.add_rule('kinds', 'all', 'true');
+SET TimeZone = 'UTC';
+SET IntervalStyle = postgres;
+INSERT INTO kinds VALUES
+    (true, -1, 2, 3000000000000, 123456789012345678901234567890.12, 1.5, 0.1, 'text "quoted" \ and €', 'v', 'c', 'n',
+     '2024-02-29', '2024-02-29 12:34:56.789', '2024-02-29 12:34:56+02', '12:00', '1 day 02:03', '{"b": 1,   "a": [1,2]}',
+     '{"x": {"y": [1, null, "z"]}}', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', '\xdead', '10.0.0.1', 'angry', 5, (1, 'two'),
+     '{1,NULL,3}', '{2024-01-01 00:00+00}', '[1,5)', '<a/>', 7),
+    (false, 0, -2147483648, 0, 'NaN', 'Infinity', '-Infinity', '', '', '', '', '-infinity', 'infinity', '-infinity', '24:00', '-1 mon',
+     'null', '"scalar"', NULL, '', '::1', 'calm', NULL, NULL, '{}', '{}', 'empty', NULL, NULL),
+    (NULL, NULL, NULL, NULL, -0.000, '-0', 1e300, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '3', '[]', NULL, NULL, NULL, NULL, NULL,
+     (NULL, NULL), '{{1,2},{3,4}}', NULL, '(,)', NULL, 0);
+SELECT a.transaction = to_jsonb(k) - '{is_fraud,fraud_score,fraud_rules,fraud_alert_id}'::text[] AS same
+  FROM kinds AS k JOIN fraud.alerts AS a ON a.id = k.fraud_alert_id ORDER BY a.id;
+SELECT a.transaction -> 'n' AS n, a.transaction -> 'tz' AS tz, a.transaction -> 'p' AS p, a.transaction -> 'g' AS g
+  FROM kinds AS k JOIN fraud.alerts AS a ON a.id = k.fraud_alert_id ORDER BY a.id LIMIT 1;
+RESET TimeZone;
+RESET IntervalStyle;
+
+-- event times of other types
+CREATE TABLE days (id int, day date);
+SELECT fraud.watch('days', event_time => 'day');
+SELECT fraud.add_rule('days', 'all', 'true');
+INSERT INTO days VALUES (1, '2024-02-29'), (2, 'infinity'), (3, NULL);
+SELECT occurred_at AT TIME ZONE 'UTC' AS occurred FROM fraud.alerts WHERE table_name = 'ledger.days' ORDER BY id;
+
+-- provenance: what the bridge says of its transaction
+CREATE TABLE stream (id int, amount numeric, kafka_partition int, kafka_offset bigint);
+SELECT fraud.watch('stream');
+SELECT fraud.add_rule('stream', 'all', 'true');
+BEGIN;
+INSERT INTO stream VALUES (1, 1, 0, 100);
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1');
+INSERT INTO stream VALUES (2, 1, 0, 101), (3, 1, 7, 102), (4, 1, 0, NULL), (5, 1, NULL, 103);
+SELECT fraud.begin_batch('payments', 'tx-topic', 1, 'cluster-1');
+COPY stream (id, amount, kafka_partition, kafka_offset) FROM stdin;
+6	1	1	101
+\.
+SAVEPOINT a;
+SELECT fraud.begin_batch('other', 'other-topic', 2, 'cluster-2');
+INSERT INTO stream VALUES (7, 1, 2, 5);
+RELEASE a;
+INSERT INTO stream VALUES (8, 1, 2, 6);
+SAVEPOINT b;
+SELECT fraud.begin_batch('third', 'third-topic', 3, 'cluster-3');
+ROLLBACK TO b;
+INSERT INTO stream VALUES (9, 1, 2, 7);
+COMMIT;
+INSERT INTO stream VALUES (10, 1, 2, 8);
+SELECT s.id, a.source, a.kafka_topic, a.kafka_partition, a.kafka_offset, substr(a.event_id::text, 15, 1) AS version
+  FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id ORDER BY s.id;
+-- the same record gives the same event
+SELECT a.event_id = encode(
+           set_byte(set_byte(h, 6, get_byte(h, 6) & 15 | 128), 8, get_byte(h, 8) & 63 | 128), 'hex')::uuid AS as_documented
+  FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id,
+       substr(sha256('pg_fraud\000cluster-1\000tx-topic\0000\000101'::bytea), 1, 16) AS h
+ WHERE s.id = 2;
+BEGIN;
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1');
+INSERT INTO stream VALUES (11, 99, 0, 101);
+COMMIT;
+SELECT count(DISTINCT a.event_id) FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id WHERE s.id IN (2, 11);
+
+-- append-only: to read is all that anybody is granted
+SELECT r, has_table_privilege(r, 'fraud.alerts', 'INSERT, UPDATE, DELETE, TRUNCATE') AS may_write,
+       has_sequence_privilege(r, 'fraud.alerts_id_seq', 'USAGE, UPDATE') AS may_draw
+  FROM unnest('{fraud_reader,fraud_analyst,fraud_admin,fraud_operator,fraud_bridge}'::text[]) AS r ORDER BY r;
+
+DROP SCHEMA ledger CASCADE;
