@@ -203,8 +203,8 @@ read_date(const char **pos, const char *end, Moment *moment)
 }
 
 /*
- * Read HH:MM, HH:MM:SS, HHMM, HHMMSS or HH, the last three behind a date
- * only, and a fraction of the seconds
+ * Read HH:MM, HH:MM:SS, HHMM or HHMMSS, the last two behind a date only, and
+ * a fraction of the seconds
  */
 static bool
 read_time(const char **pos, const char *end, Moment *moment)
@@ -227,15 +227,11 @@ read_time(const char **pos, const char *end, Moment *moment)
 	{
 		if (!read_digits(pos, end, 1, 2, &moment->hour))
 			return false;
-		if (skip_char(pos, end, ':'))
-		{
-			if (!read_digits(pos, end, 2, 2, &moment->minute))
-				return false;
-			seconds = skip_char(pos, end, ':');
-			if (seconds && !read_digits(pos, end, 2, 2, &moment->second))
-				return false;
-		}
-		else if (!moment->has_date)
+		if (!skip_char(pos, end, ':') ||
+			!read_digits(pos, end, 2, 2, &moment->minute))
+			return false;
+		seconds = skip_char(pos, end, ':');
+		if (seconds && !read_digits(pos, end, 2, 2, &moment->second))
 			return false;
 	}
 	if (seconds && skip_char(pos, end, '.'))
@@ -243,9 +239,14 @@ read_time(const char **pos, const char *end, Moment *moment)
 		moment->fraction = *pos;
 		moment->fraction_len = (size_t) count_digits(*pos, end);
 		*pos += moment->fraction_len;
+		if (moment->fraction_len == 0)
+			return false;
 	}
 	moment->has_time = true;
-	return moment->hour <= 24 && moment->minute <= 59 && moment->second <= 60;
+	if (moment->hour == 24)
+		return moment->minute == 0 && moment->second == 0 &&
+			   moment->fraction_len == 0;
+	return moment->hour <= 23 && moment->minute <= 59 && moment->second <= 60;
 }
 
 /*
@@ -353,24 +354,68 @@ harmless_word(const char *word, size_t len)
 }
 
 /*
+ * The end of a number or a month's name, as parts of a date are; start if
+ * there is none
+ */
+static const char *
+skip_part(const char *start, const char *end)
+{
+	const char *pos = start + count_digits(start, end);
+
+	if (pos > start)
+		return pos;
+	while (pos < end && isalpha((unsigned char) *pos))
+		pos++;
+	if (pos - start < 3 || strchr("uUgGzZ", *start) != NULL ||
+		!harmless_word(start, (size_t) (pos - start)))
+		return start;
+	return pos;
+}
+
+/*
+ * Step over a date of three parts with hyphens, as 03-Oct-2024
+ */
+static const char *
+skip_hyphened(const char *start, const char *end)
+{
+	const char *pos = start;
+
+	for (int part = 0; part < 3; part++)
+	{
+		const char *next = skip_part(pos, end);
+
+		if (next == pos || (part < 2 && (next == end || *next++ != '-')))
+			return start;
+		pos = next;
+	}
+	return pos;
+}
+
+/*
  * Whether a text of unknown form may name a zone: a word that is no part of a
- * date, a plus sign, a minus sign behind a time, a third one, or one behind
- * a zone's name
+ * date, more behind a zone's name, a plus sign, or a minus sign that is not
+ * inside a date
  */
 static bool
 may_name_zone(const char *pos, const char *end)
 {
-	bool digits = false, colon = false, zone = false;
-	int	 minus = 0;
+	bool digits = false;
+	bool token = true; /* at the start of one */
 
 	for (const char *p = pos; p < end; p++)
 		digits = digits || (*p >= '0' && *p <= '9');
-	if (!digits)
-		return false;
-	while (pos < end)
+	while (digits && pos < end)
 	{
 		const char *start = pos;
+		bool		zone;
 
+		if (token)
+			pos = skip_hyphened(pos, end);
+		if (pos > start)
+		{
+			token = false;
+			continue;
+		}
 		while (pos < end && (isalpha((unsigned char) *pos) || *pos == '_' ||
 							 (unsigned char) *pos >= 0x80))
 			pos++;
@@ -378,16 +423,15 @@ may_name_zone(const char *pos, const char *end)
 		{
 			if (!harmless_word(start, (size_t) (pos - start)))
 				return true;
-			zone = strncasecmp(start, "utc", 3) == 0 ||
-				   strncasecmp(start, "gmt", 3) == 0 || *start == 'z' ||
-				   *start == 'Z';
+			zone = strchr("uUgGzZ", *start) != NULL;
+			if (zone && pos < end && *pos != ' ' && *pos != ',')
+				return true;
+			token = false;
 			continue;
 		}
-		colon = colon || *pos == ':';
-		if (*pos == '+' || *pos == '[')
+		if (*pos == '+' || *pos == '-' || *pos == '[')
 			return true;
-		if (*pos == '-' && (colon || zone || ++minus > 2))
-			return true;
+		token = *pos == ' ' || *pos == ',';
 		pos++;
 	}
 	return false;
