@@ -82,6 +82,8 @@ set_value(JsonbValue *jb, Oid type, Datum value, int limit)
 			set_number(jb, value, int8_numeric);
 			return;
 		case NUMERICOID:
+			if (limit > 0 && VARSIZE_ANY(DatumGetPointer(value)) > limit)
+				break;
 			if (set_number(jb, value, NULL))
 				return;
 			break;

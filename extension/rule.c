@@ -206,6 +206,7 @@ marks_walker(Node *node, MarksContext *ctx)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("column \"%s\" cannot be used in a rule", name),
 					 errdetail("It is a mark, which the rules themselves set."),
+					 errhint("A rule reads the transaction's own columns."),
 					 parser_errposition(ctx->pstate, var->location)));
 	}
 	return expression_tree_walker(node, marks_walker, ctx);
@@ -360,7 +361,8 @@ generated_mutator(Node *node, Relation rel)
 }
 
 /*
- * The text with "in check constraint" made "in rule condition"
+ * The server's words with "in check constraint" made "in rule condition",
+ * NULL if they are not about that
  */
 static char *
 in_our_words(const char *text)
@@ -369,7 +371,7 @@ in_our_words(const char *text)
 	const char		 *found;
 
 	if (text == NULL || (found = strstr(text, theirs)) == NULL)
-		return text ? pstrdup(text) : NULL;
+		return NULL;
 	return psprintf("%.*sin rule condition%s", (int) (found - text), text,
 					found + strlen(theirs));
 }
@@ -402,6 +404,10 @@ hint_for(const ErrorData *edata, const char *condition)
 			return edata->hint
 					   ? edata->hint
 					   : "A condition is true or false, for example amount > 500.";
+		case ERRCODE_SYNTAX_ERROR:
+			return edata->hint
+					   ? edata->hint
+					   : "A condition is what would follow WHERE, for example amount > 500.";
 		case ERRCODE_FEATURE_NOT_SUPPORTED:
 			if (edata->hint != NULL || in_our_words(edata->message) == NULL)
 				return edata->hint;

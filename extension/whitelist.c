@@ -541,7 +541,8 @@ check_const(CheckContext *ctx, Const *con)
 		refuse(
 			ctx, (Node *) con,
 			psprintf("a constant of type %s", format_type_be(con->consttype)),
-			"It names an object in the catalogs.", NULL);
+			"It names an object in the catalogs.",
+			"A verdict may depend on the row and the clock only.");
 	if (con->consttype == MONEYOID)
 		refuse(ctx, (Node *) con, "a constant of type money",
 			   "Its meaning depends on the session's locale.",
@@ -634,7 +635,8 @@ check_cast(CheckContext *ctx, Node *node)
 	if (IsA(node, CoerceViaIO) && !type_input_is_plain(exprType(node)))
 		refuse(ctx, node,
 			   psprintf("a cast to type %s", format_type_be(exprType(node))),
-			   "It may run a user's code.", NULL);
+			   "It may run a user's code.",
+			   "Cast to one of PostgreSQL's own types.");
 }
 
 /*
