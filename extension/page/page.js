@@ -94,6 +94,8 @@ function data(v, limit = 4000, cls = '') {
   return box;
 }
 const status = s => el('span', { class: `status ${['open', 'confirmed', 'dismissed', 'cleared'].includes(s) ? s : ''}` }, plain(s));
+/* The schema that everybody reads goes without saying */
+const short = v => plain(v).replace(/^public\.(?=.)/, '');
 const stamp = v => v ? el('time', { datetime: String(v), title: String(v) }, time(v)) : '';
 
 /* ---- the gateway ------------------------------------------------------------ */
@@ -137,8 +139,8 @@ function complain(topic, e) {
 /* ---- a grid: rows by key, cells changed in place ---------------------------- */
 
 class Grid {
-  constructor(box, name, columns, { key, open, sortable, empty }) {
-    Object.assign(this, { box, columns, key, open, sortable, empty, rows: [], nodes: new Map(), sort: null, dir: 1 });
+  constructor(box, name, columns, { key, open, sortable, empty, optional }) {
+    Object.assign(this, { box, columns, key, open, sortable, empty, optional, rows: [], nodes: new Map(), sort: null, dir: 1 });
     this.head = el('tr', { role: 'row' });
     this.body = el('tbody', { role: 'rowgroup' });
     this.cols = el('colgroup');
@@ -181,7 +183,8 @@ class Grid {
 
   update(rows) {
     this.rows = rows;
-    if (rows.length) this.shape(Object.keys(rows[0]).sort().join('\n'));
+    if (rows.length) this.shape(this.columns.map(c => c.field)
+      .filter(f => f && f in rows[0] && (f !== this.optional || rows.some(r => r[f] !== null))).join('\n'));
     if (this.sort) {
       const value = r => plain((this.sort.by || (x => x[this.sort.field]))(r));
       rows = [...rows].sort((a, b) => this.dir * value(a).localeCompare(value(b), undefined, { numeric: true }));
@@ -249,9 +252,6 @@ class Grid {
 const alerts = { rows: new Map(), order: [], done: false, busy: false, turn: 0, open: null, fresh: new Set() };
 const ruleFields = new Map();                   /* table -> fields its rules name */
 
-/* table_name is always qualified; a rule's target may not be */
-const sameTable = (name, target) => name === target || name.endsWith('.' + target) || target.endsWith('.' + name);
-
 const IDENT = /('(?:[^']|'')*')|"((?:[^"]|"")+)"|([A-Za-z_\u0080-\uffff][\w$\u0080-\uffff]*)/g;
 const fieldsOf = condition => [...plain(condition).matchAll(IDENT)]
   .filter(m => !m[1]).map(m => m[2] ? m[2].replace(/""/g, '"') : m[3].toLowerCase());
@@ -264,7 +264,7 @@ const brief = v => v !== null && typeof v === 'object' ? Object.values(v).slice(
 function summary(row) {
   const t = row.transaction, box = el('span', { class: 'data' });
   if (!t || typeof t !== 'object') return data(t, 200);
-  const first = [...ruleFields].filter(([name]) => sameTable(row.table_name, name)).flatMap(([, f]) => f);
+  const first = [...ruleFields].filter(([name]) => row.table_name === name).flatMap(([, f]) => f);
   const keys = Object.keys(t).filter(k => t[k] !== null && !(typeof t[k] === 'string' && t[k] === row.occurred_at));
   const ranked = [...keys.filter(k => first.includes(k)), ...keys.filter(k => !first.includes(k))].slice(0, 12);
   for (const k of ranked)
@@ -273,11 +273,11 @@ function summary(row) {
 }
 
 const alertGrid = new Grid($('alert-grid'), 'Alerts', [
-  { head: 'Detected', width: '9.6em', show: r => stamp(r.detected_at) },
+  { head: 'Detected', width: '10em', show: r => stamp(r.detected_at) },
   { head: 'Status', width: '7.6em', show: r => status(r.status) },
   { head: 'Score', width: '4.4em', cls: 'num', show: r => digits(r.score), label: 'score' },
-  { head: 'Table', width: '11em', show: r => data(r.table_name, 80), tip: r => r.table_name },
-  { head: 'Rules', width: '22%', cls: 'wide', show: r => el('span', null, ...(r.rules || []).map(x => data(x, 60, 'tag'))), tip: r => (r.rules || []).join('\n') },
+  { head: 'Table', width: '10em', show: r => data(short(r.table_name), 80), tip: r => r.table_name },
+  { head: 'Rules', width: '22%', show: r => el('span', null, ...(r.rules || []).map(x => data(x, 60, 'tag'))), tip: r => (r.rules || []).join('\n') },
   { head: 'Transaction', cls: 'wide', show: summary },
 ], { key: r => digits(r.id), open: openAlert, empty: '' });
 alertGrid.follow = () => alerts.open !== null && !narrow.matches;
@@ -325,7 +325,7 @@ function showAlerts() {
   alerts.order = [...alerts.rows.keys()].sort((a, b) => idOrder(b, a));
   alertGrid.update(alerts.order.map(id => alerts.rows.get(id)));
   alertGrid.mark(alerts.open);
-  alertGrid.none.textContent = alerts.order.length || alerts.busy ? '' : filters().length ? 'No alert matches the filters.' : 'No alert yet.';
+  alertGrid.none.textContent = alerts.order.length || alerts.busy || bannerOf === 'alerts' ? '' : filters().length ? 'No alert matches the filters.' : 'No alert yet.';
   $('alert-more').replaceChildren(alerts.done ? (alerts.order.length ? `${count(alerts.order.length)} alerts, all shown.` : '')
     : alerts.order.length ? el('button', { type: 'button', onclick: older }, 'Older alerts') : '');
   seenFresh();
@@ -697,10 +697,10 @@ const counter = f => r => count(r[f]);
 const wrap = (f, limit = 600) => r => data(r[f], limit);
 
 const ruleGrid = new Grid($('rule-grid'), 'Rules', [
-  { head: 'Table', field: 'target', width: '9em', tip: r => r.target },
-  { head: 'Rule', field: 'name', width: '12em', cls: 'wrap', show: r => el('b', null, data(r.name, 200)) },
+  { head: 'Table', field: 'target', width: '10em', show: r => data(short(r.target), 200), tip: r => r.target },
+  { head: 'Rule', field: 'name', width: '12em', cls: 'wrap inline', show: r => el('b', null, data(r.name, 200)) },
   { head: 'Mode', field: 'mode', width: '6em', show: toned('mode') },
-  { head: 'State', field: 'state', width: '5.5em', show: toned('state'), cls: 'wrap' },
+  { head: 'State', field: 'state', width: '5.5em', show: toned('state') },
   { head: 'Condition', field: 'condition', cls: 'wrap wide', show: r => el('span', null, data(r.condition, 1200, 'code'),
       r.error ? el('p', { class: 'error' }, data(r.error, 400)) : '', r.description ? el('p', { class: 'muted' }, data(r.description, 400)) : '') },
   { head: 'Score', field: 'score', width: '4.5em', cls: 'num', show: counter('score'), label: 'score' },
@@ -708,11 +708,11 @@ const ruleGrid = new Grid($('rule-grid'), 'Rules', [
     tip: r => `changed by ${plain(r.changed_by)}, ${time(r.changed_at, true)}` },
   { head: 'Evaluated', field: 'evaluated', width: '7em', cls: 'num', show: counter('evaluated'), label: 'evaluated' },
   { head: 'Fired', field: 'fired', width: '6em', cls: 'num', show: counter('fired'), label: 'fired' },
-  { head: 'Rate', width: '5em', cls: 'num', by: rate, show: r => rate(r) === null ? '' : `${(rate(r) * 100).toPrecision(2)}\u202f%` },
+  { head: 'Rate', width: '5em', cls: 'num', by: rate, label: 'rate', show: r => rate(r) === null ? '' : `${+(rate(r) * 100).toPrecision(3)}\u202f%` },
   { head: 'Failed', field: 'failed', width: '5em', cls: 'num', label: 'failed',
     show: r => el('span', { class: +digits(r.failed) ? 'state-bad' : '' }, count(r.failed)) },
-  { head: 'Last fired', field: 'last_fired_at', width: '9.2em', show: r => stamp(r.last_fired_at) },
-  { head: '\u00b5s each', field: 'mean_time_us', width: '6em', cls: 'num', title: 'mean time of one evaluation, sampled',
+  { head: 'Last fired', field: 'last_fired_at', width: '10em', label: 'last', show: r => stamp(r.last_fired_at) },
+  { head: '\u00b5s each', field: 'mean_time_us', width: '6em', cls: 'num', label: '\u00b5s', title: 'mean time of one evaluation, sampled',
     show: r => r.mean_time_us === null ? '' : String(+(+digits(r.mean_time_us)).toPrecision(3)) },
 ], { key: r => plain(r.target) + '\n' + plain(r.name), sortable: true, empty: 'No rule yet.' });
 function rate(r) { return +digits(r.evaluated) ? +digits(r.fired) / +digits(r.evaluated) : null; }
@@ -722,7 +722,7 @@ async function loadRules() {
   ruleFields.clear();
   for (const r of rows) ruleFields.set(plain(r.target), [...(ruleFields.get(plain(r.target)) || []), ...fieldsOf(r.condition)]);
   options($('f-rule'), rows.map(r => plain(r.name)));
-  options($('f-table'), [...rows.map(r => plain(r.table_name || '')), ...[...alerts.rows.values()].map(r => plain(r.table_name))]);
+  options($('f-table'), [...rows.map(r => plain(r.target)), ...[...alerts.rows.values()].map(r => plain(r.table_name))]);
   if (state.view === 'rules') ruleGrid.update(rows);
 }
 
@@ -750,19 +750,19 @@ function bytes(v) {
 }
 
 const deadGrid = new Grid($('dead-grid'), 'Dead letters', [
-  { head: 'Received', field: 'received_at', width: '9.2em', show: r => stamp(r.received_at) },
+  { head: 'Received', field: 'received_at', width: '10em', show: r => stamp(r.received_at) },
   { head: 'Source', field: 'source', width: '10em', tip: r => r.source },
   { head: 'Topic', field: 'kafka_topic', width: '12em', cls: 'wide', tip: r => r.kafka_topic,
     show: r => el('span', null, data(r.kafka_topic, 80), ' ', el('span', { class: 'key' }, `${digits(r.kafka_partition)}/${digits(r.kafka_offset)}`)) },
   { head: 'Stage', field: 'stage', width: '4.5em' },
-  { head: 'SQLSTATE', field: 'sqlstate', width: '5.5em', show: r => data(r.sqlstate, 20, 'code') },
+  { head: 'SQLSTATE', field: 'sqlstate', width: '6.5em', show: r => data(r.sqlstate, 20, 'code') },
   { head: 'Reason', field: 'reason', cls: 'wrap wide', show: wrap('reason') },
   { head: 'Record', field: 'value', cls: 'wrap wide', show: r => r.value === null ? el('span', { class: 'muted' }, r.key === null ? '' : 'no value')
       : el('div', { class: 'more-text' }, data(bytes(r.value), 1000, 'code')) },
   { head: 'Replay', width: '9.5em', sort: false, show: r => r.replayed_at ? el('span', null, 'replayed ', stamp(r.replayed_at))
       : r.replay_requested_at ? el('span', { class: 'muted' }, 'asked for ', stamp(r.replay_requested_at))
       : el('button', { type: 'button', onclick: e => replay(e.target, digits(r.id)), 'aria-label': `Replay dead letter ${digits(r.id)}` }, 'Replay') },
-], { key: r => digits(r.id), empty: 'No dead letter.' });
+], { key: r => digits(r.id), empty: 'No dead letter.', optional: 'value' });
 
 function deadFilters() {
   const q = [];
@@ -813,7 +813,7 @@ const sourceGrid = new Grid($('source-grid'), 'Sources', [
   { head: 'Source', field: 'name', width: '11em', show: r => el('b', null, data(r.name, 100)), tip: r => r.name },
   { head: 'State', field: 'state', width: '7em', show: toned('state') },
   { head: 'Topic', field: 'topic', tip: r => r.topic },
-  { head: 'Table', field: 'target', tip: r => r.target },
+  { head: 'Table', field: 'target', show: r => data(short(r.target), 200), tip: r => r.target },
   { head: 'Lag', field: 'lag', width: '7em', cls: 'num', label: 'lag', show: r => r.lag === null ? '?' : count(r.lag) },
   { head: 'Position', field: 'position', cls: 'wrap', show: wrap('position', 300), label: 'position' },
   { head: 'Error', cls: 'wrap wide', show: reason },
@@ -822,7 +822,7 @@ const sinkGrid = new Grid($('sink-grid'), 'Sinks', [
   { head: 'Sink', field: 'name', width: '11em', show: r => el('b', null, data(r.name, 100)), tip: r => r.name },
   { head: 'State', field: 'state', width: '7em', show: toned('state') },
   { head: 'Kind', field: 'kind', width: '6em' },
-  { head: 'Table', field: 'target', tip: r => r.target },
+  { head: 'Table', field: 'target', show: r => data(short(r.target), 200), tip: r => r.target },
   { head: 'Lag, rows', field: 'lag_rows', width: '7em', cls: 'num', label: 'lag', show: r => r.lag_rows === null ? '?' : count(r.lag_rows) },
   { head: 'Lag, s', field: 'lag_seconds', width: '6em', cls: 'num', label: 'seconds', show: r => r.lag_seconds === null ? '' : count(String(Math.round(+digits(r.lag_seconds)))) },
   { head: 'Position', field: 'position', width: '7em', cls: 'num', show: counter('position'), label: 'position' },
@@ -850,7 +850,7 @@ function health(sources, sinks, bridges) {
   const bad = r => tone(plain(r.state)) === 'state-bad', alive = bridges.filter(b => !bad(b));
   const stopped = [...sources, ...sinks].filter(bad), box = $('health');
   const lag = sources.reduce((n, s) => n + (s.lag === null || s.lag === undefined ? 0 : +digits(s.lag)), 0);
-  const [mood, words] = stopped.length ? ['bad', `${stopped.map(s => plain(s.name)).join(', ').slice(0, 60)} stopped`]
+  const [mood, words] = stopped.length ? ['bad', `${stopped.map(s => plain(s.name)).join(', ').slice(0, 40)} stopped`]
     : !bridges.length ? ['', 'no bridge'] : !alive.length ? ['bad', 'no bridge alive']
     : lag > 0 ? ['good', `running, ${count(String(lag))} behind`] : ['good', 'running'];
   box.className = `health ${mood}`;
