@@ -107,7 +107,7 @@ SELECT fraud.drop_rule('security.tx', 'big');
 RESET ROLE;
 SET ROLE security_admin;
 SELECT fraud.fold_counters();
-SELECT fraud.change_table('security.tx', false);
+SELECT fraud.run_on_table('security.tx', '{}');
 SELECT fraud.save_rule('security.tx', 'x', 'add', 'true', 1, 'live', NULL, 'clear');
 UPDATE fraud.rule_config SET condition = 'true';
 UPDATE fraud.alerts SET score = 0;

@@ -225,11 +225,10 @@ CREATE FUNCTION fraud.unwatch_statements(target regclass) RETURNS SETOF text
     $$;
 COMMENT ON FUNCTION fraud.unwatch_statements(regclass) IS 'What unwatch has to do to a table';
 
--- Turns a table of another role into a watched one, or back, as the
--- extension's owner: the name is locked first and looked at again, so that it
--- cannot become another table.  What is run neither reads rows nor calls
--- anybody's code.
-CREATE FUNCTION fraud.change_table(target regclass, watching boolean) RETURNS void
+-- Runs DDL on a table of another role as the extension's owner: the name is
+-- locked first and looked at again, so that it cannot become another table.
+-- What is run neither reads rows nor calls anybody's code.
+CREATE FUNCTION fraud.run_on_table(target regclass, statements text[]) RETURNS void
     LANGUAGE plpgsql VOLATILE
     SET search_path = pg_catalog, pg_temp
     AS $$
@@ -247,18 +246,13 @@ BEGIN
             MESSAGE = format('table %s was changed by another session', full_name);
     END IF;
     PERFORM fraud.require_owner(target);
-    -- looked up now: somebody else may have done it while the lock was waited for
-    FOR statement IN
-        SELECT s FROM fraud.watch_statements(target) AS s WHERE watching
-        UNION ALL
-        SELECT s FROM fraud.unwatch_statements(target) AS s WHERE NOT watching
-    LOOP
+    FOREACH statement IN ARRAY statements LOOP
         EXECUTE statement;
     END LOOP;
     PERFORM set_config('lock_timeout', old_timeout, true);
 END
 $$;
-COMMENT ON FUNCTION fraud.change_table(regclass, boolean) IS 'Adds what watching needs to a table, or takes the triggers away';
+COMMENT ON FUNCTION fraud.run_on_table(regclass, text[]) IS 'Runs DDL on a locked table';
 
 CREATE FUNCTION fraud.watch(
     target     regclass,
@@ -298,7 +292,9 @@ BEGIN
     END IF;
 
     IF EXISTS (SELECT FROM fraud.watch_statements(target)) THEN
-        PERFORM fraud.change_table(target, true);
+        -- looked up again under the lock: somebody else may have done it meanwhile
+        PERFORM fraud.run_on_table(target, '{}');
+        PERFORM fraud.run_on_table(target, ARRAY(SELECT fraud.watch_statements(target)));
     END IF;
 
     IF amount IS NULL THEN
@@ -342,7 +338,8 @@ BEGIN
     PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
     PERFORM fraud.require_owner(target);
     PERFORM fraud.require_watched(target);
-    PERFORM fraud.change_table(target, false);
+    PERFORM fraud.run_on_table(target, '{}');
+    PERFORM fraud.run_on_table(target, ARRAY(SELECT fraud.unwatch_statements(target)));
     UPDATE fraud.watch_config AS w SET active = false WHERE w.target = $1;
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(target));
 END
