@@ -306,6 +306,16 @@ count_members(Control *control)
 	return true;
 }
 
+/* A source was changed, or its position: tell its lanes */
+static void
+notice_source(Control *control, const char *name)
+{
+	control->config_at = 0;
+	for (int i = 0; i < control->nsources; i++)
+		if (strcmp(control->sources[i]->config.name, name) == 0)
+			atomic_fetch_add(&control->sources[i]->notices, 1);
+}
+
 /* Take the notifications that have come */
 static void
 take_notifications(Control *control)
@@ -316,7 +326,7 @@ take_notifications(Control *control)
 	while ((notify = PQnotifies(control->conn)) != NULL)
 	{
 		if (strncmp(notify->extra, "source ", 7) == 0)
-			control->config_at = 0;
+			notice_source(control, notify->extra + 7);
 		else if (strncmp(notify->extra, "replay ", 7) == 0)
 			replay_wake();
 		else if (strncmp(notify->extra, "sink ", 5) == 0)

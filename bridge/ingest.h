@@ -65,6 +65,7 @@ typedef struct Source
 	atomic_int	 npartitions;  /* -1: not known yet */
 	atomic_int	 quota;		   /* partitions this bridge may own */
 	atomic_bool	 missing;	   /* the topic does not exist */
+	atomic_int	 notices;	   /* notifications about the source so far */
 	int			 epoch;		   /* of the options it was started with */
 	SourceStats	 stats;
 
@@ -233,6 +234,7 @@ struct Lane
 	int64_t evict_at;
 	int64_t metadata_at;
 	int64_t end_at;
+	int		notices; /* of the source's, those that it has looked into */
 	int64_t hint_at;
 	bool	hint_due;
 };

@@ -180,15 +180,31 @@ commit_hints(Lane *lane, bool last)
 	rd_kafka_topic_partition_list_destroy(list);
 }
 
-/* While no record comes, keep the log's end in fraud.offsets fresh */
+/* The partition is no longer ours: forget what it has in the batch */
+static void
+lose_partition(Lane *lane, Partition *part)
+{
+	log_warning("source \"%s\": partition %d was moved or taken by another",
+				lane->source->config.name, part->id);
+	lane->nbatched -= part->nmessages;
+	batch_forget(part);
+	part->dropped = true;
+}
+
+/*
+ * While no record comes, keep the log's end in fraud.offsets fresh; done at
+ * once when there was word about the source, since it may have been moved.
+ */
 static bool
 write_ends(Lane *lane)
 {
 	bool ok = true;
+	int	 notices = atomic_load(&lane->source->notices);
 
-	if (now_ms() < lane->end_at)
+	if (now_ms() < lane->end_at && notices == lane->notices)
 		return true;
 	lane->end_at = now_ms() + END_MS;
+	lane->notices = notices;
 	for (int i = 0; ok && i < lane->nparts; i++)
 	{
 		char		number[16];
@@ -197,20 +213,25 @@ write_ends(Lane *lane)
 								 bridge_instance()};
 		int64_t		low;
 		int64_t		high;
+		PGresult   *res;
 		PgError		err;
 
-		if (rd_kafka_get_watermark_offsets(
+		if (lane->parts[i].dropped ||
+			rd_kafka_get_watermark_offsets(
 				lane->kafka, lane->source->config.topic, lane->parts[i].id,
 				&low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
 			high < 0)
 			continue;
 		snprintf(number, sizeof(number), "%d", lane->parts[i].id);
 		snprintf(end, sizeof(end), "%lld", (long long) high);
-		PQclear(pg_query(lane->conn, &err,
-						 "UPDATE fraud.offsets SET end_offset = $3::bigint, "
-						 "end_seen_at = clock_timestamp() WHERE source = $1 "
-						 "AND kafka_partition = $2::int AND owner = $4::uuid",
-						 4, params));
+		res = pg_query(lane->conn, &err,
+					   "UPDATE fraud.offsets SET end_offset = $3::bigint, "
+					   "end_seen_at = clock_timestamp() WHERE source = $1 "
+					   "AND kafka_partition = $2::int AND owner = $4::uuid",
+					   4, params);
+		if (res != NULL && strcmp(PQcmdTuples(res), "0") == 0)
+			lose_partition(lane, &lane->parts[i]);
+		PQclear(res);
 		ok = !pg_lost(lane->conn);
 	}
 	return ok;
