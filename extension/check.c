@@ -40,9 +40,10 @@ find_watched(text *target)
 	Relation  rel = table_open(fraud_relid("watch_config"), AccessShareLock);
 	SysScanDesc scan =
 		systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple tuple;
-	Oid		  found = InvalidOid;
-	int		  nfound = 0;
+	HeapTuple  tuple;
+	AttrNumber active = get_attnum(RelationGetRelid(rel), "active");
+	Oid		   found = InvalidOid;
+	int		   nfound = 0;
 
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
@@ -52,6 +53,8 @@ find_watched(text *target)
 		char *relname = get_rel_name(relid);
 
 		if (relname == NULL || strcmp(relname, name->relname) != 0 ||
+			!DatumGetBool(
+				heap_getattr(tuple, active, RelationGetDescr(rel), &isnull)) ||
 			(name->schemaname != NULL &&
 			 strcmp(get_namespace_name(get_rel_namespace(relid)),
 					name->schemaname) != 0))
@@ -393,17 +396,14 @@ reasons(RuleSet *rs, const Verdict *verdict, TupleTableSlot *slot)
  * Judge a message against a table's rules
  */
 static void
-judge_message(Relation rel, Jsonb *message, Datum *values, bool *nulls)
+judge_message(Relation rel, RuleSet *rs, Jsonb *message, Datum *values,
+			  bool *nulls)
 {
-	RuleSet		   *rs = ruleset_for(rel);
-	TupleTableSlot *slot;
-	ArrayType	   *names;
-	Verdict			verdict;
+	TupleTableSlot *slot =
+		MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
+	ArrayType *names;
+	Verdict	   verdict;
 
-	if (rs == NULL)
-		elog(ERROR, "table \"%s\" is not watched",
-			 RelationGetRelationName(rel));
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsVirtual);
 	fill_slot(slot, rel, rs, message);
 	judge_slot(rs, slot, JUDGE_ASK, NULL, &verdict);
 	names = verdict_rules(rs, &verdict);
@@ -424,6 +424,7 @@ fraud_check(PG_FUNCTION_ARGS)
 	text		  *target = PG_GETARG_TEXT_PP(0);
 	Jsonb		  *message = PG_GETARG_JSONB_P(1);
 	Relation	   rel;
+	RuleSet		  *rs;
 	TupleDesc	   desc;
 	SettingsSaved *saved;
 	Datum		   values[4];
@@ -437,10 +438,15 @@ fraud_check(PG_FUNCTION_ARGS)
 				 errmsg("message must be a json object"),
 				 errhint("Its fields are named as the table's columns.")));
 	rel = table_open(find_watched(target), AccessShareLock);
+	/* compiling sets settings of its own: before they are fixed here */
+	rs = ruleset_for(rel);
+	if (rs == NULL)
+		elog(ERROR, "table \"%s\" is not watched",
+			 RelationGetRelationName(rel));
 	saved = settings_fix();
 	PG_TRY();
 	{
-		judge_message(rel, message, values, nulls);
+		judge_message(rel, rs, message, values, nulls);
 	}
 	PG_FINALLY();
 	{

@@ -131,16 +131,13 @@ prints_safely(Oid type)
 }
 
 /*
- * The columns' values as a jsonb object.  With a limit, texts are cut there
- * and only values that can be printed without a user's code are given.
- * Runs under the fixed settings of rules.
+ * The columns' values as a jsonb object
  */
-Datum
-observe_columns(TupleTableSlot *slot, Bitmapset *columns, int limit)
+static Jsonb *
+make_object(TupleTableSlot *slot, Bitmapset *columns, int limit)
 {
 	TupleDesc		 desc = slot->tts_tupleDescriptor;
 	JsonbParseState *state = NULL;
-	JsonbValue		*object;
 	int				 column = -1;
 
 	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
@@ -163,6 +160,28 @@ observe_columns(TupleTableSlot *slot, Bitmapset *columns, int limit)
 			set_value(&value, att->atttypid, datum, limit);
 		pushJsonbValue(&state, WJB_VALUE, &value);
 	}
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbPGetDatum(JsonbValueToJsonb(object));
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+}
+
+/*
+ * The columns' values as a jsonb object, the same in every session.  With a
+ * limit, texts are cut there and only values that can be printed without a
+ * user's code are given.
+ */
+Datum
+observe_columns(TupleTableSlot *slot, Bitmapset *columns, int limit)
+{
+	SettingsSaved *saved = settings_fix();
+	Jsonb		  *object = NULL;
+
+	PG_TRY();
+	{
+		object = make_object(slot, columns, limit);
+	}
+	PG_FINALLY();
+	{
+		settings_restore(saved);
+	}
+	PG_END_TRY();
+	return JsonbPGetDatum(object);
 }

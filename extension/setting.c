@@ -113,7 +113,7 @@ int
 settings_fix_for_compile(void)
 {
 	static const char *const fixed[][2] = {
-		{"search_path", "pg_catalog, fraud, pg_temp"},
+		{"search_path", "pg_catalog, pg_temp"},
 		{"TimeZone", "UTC"},
 		{"timezone_abbreviations", "Default"},
 		{"DateStyle", "ISO, MDY"},

@@ -3,6 +3,7 @@
 CREATE SCHEMA refused;
 SET search_path = refused;
 
+SET client_min_messages = warning;
 -- a type with operators of its own, stored as text, like citext
 CREATE TYPE folded;
 CREATE FUNCTION folded_in(cstring) RETURNS folded LANGUAGE internal IMMUTABLE STRICT AS 'textin';
