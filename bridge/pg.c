@@ -172,6 +172,7 @@ pg_connect(const char *purpose, PgError *err)
 	const char *keys[MAX_KEYWORDS] = {NULL};
 	const char *values[MAX_KEYWORDS] = {NULL};
 	char		name[64];
+	PgError		ignored;
 	PGconn	   *conn;
 	int			n = 0;
 
@@ -201,6 +202,10 @@ pg_connect(const char *purpose, PgError *err)
 		PQfinish(conn);
 		return NULL;
 	}
+	/* where the server can: notice our death while a statement runs */
+	if (!pg_command(conn, &ignored,
+					"SET client_connection_check_interval = '1s'"))
+		log_debug("client_connection_check_interval: %s", ignored.message);
 	return conn;
 }
 

@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define SETUP_TRIES 3
+#define BATCH_LONG_US 500000
+#define BATCH_ROWS_MIN 50
 
 /* A partition's records, as items for the writer */
 static void
@@ -140,6 +142,29 @@ write_batch(Lane *lane, bool careful)
 	return result;
 }
 
+/*
+ * Keep a batch from lasting longer than about half a second, however slow
+ * the table's triggers are: between batches partitions are given up, and
+ * SIGTERM is heard.
+ */
+static void
+adapt_batch(Lane *lane, int64_t us)
+{
+	size_t most;
+	size_t bytes;
+
+	consumer_budget(lane->source->budget_lanes, &bytes, &most);
+	if (us > BATCH_LONG_US && lane->nbatched > BATCH_ROWS_MIN)
+		lane->batch_rows =
+			(size_t) ((double) lane->nbatched * BATCH_LONG_US / (double) us);
+	else if (us < BATCH_LONG_US / 2 && lane->nbatched >= lane->batch_rows)
+		lane->batch_rows *= 2;
+	if (lane->batch_rows > most)
+		lane->batch_rows = most;
+	if (lane->batch_rows < BATCH_ROWS_MIN)
+		lane->batch_rows = BATCH_ROWS_MIN;
+}
+
 /* The batch is stored: count it, and stand behind it */
 static void
 accept_batch(Lane *lane)
@@ -263,6 +288,7 @@ StoreResult
 store_batch(Lane *lane)
 {
 	WriteResult result;
+	int64_t		started = now_us();
 
 	if (!writer_make_stage(&lane->writer))
 		return refused(lane);
@@ -274,6 +300,7 @@ store_batch(Lane *lane)
 	switch (result)
 	{
 		case WRITE_OK:
+			adapt_batch(lane, now_us() - started);
 			accept_batch(lane);
 			return STORE_DONE;
 		case WRITE_FENCED:
