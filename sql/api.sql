@@ -56,10 +56,37 @@ SELECT c.relname, obj_description(c.oid, 'pg_class') AS comment,
 FROM pg_class c WHERE relnamespace = 'fraud_api'::regnamespace AND relname LIKE 'payments%' ORDER BY 1;
 SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
 WHERE attrelid = 'fraud_api.payments_frauds'::regclass AND attnum > 0 ORDER BY attnum;
--- a column added later is shown when exposed again
+-- a column added later is shown when exposed again, rights and views last
+CREATE VIEW dependent AS SELECT id, status FROM fraud_api.payments_frauds;
+GRANT SELECT ON fraud_api.payments TO api_owner;
 ALTER TABLE payments ADD COLUMN city text;
 SELECT fraud.expose('payments');
 SELECT city FROM fraud_api.payments_frauds WHERE id = 6;
+SELECT attname FROM pg_attribute WHERE attrelid = 'fraud_api.payments_frauds'::regclass AND attnum > 7 ORDER BY attnum;
+SELECT has_table_privilege('api_owner', 'fraud_api.payments', 'SELECT');
+-- one that has another name now makes the views anew
+ALTER TABLE payments RENAME city TO town;
+SELECT fraud.expose('payments');
+DROP VIEW dependent;
+SELECT fraud.expose('payments');
+SELECT town FROM fraud_api.payments_frauds WHERE id = 6;
+-- and back
+SELECT fraud.unexpose('payments');
+SELECT to_regclass('fraud_api.payments'), to_regclass('fraud_api.payments_frauds'), has_table_privilege('fraud_reader', 'payments', 'SELECT');
+SELECT fraud.unexpose('payments');
+SELECT fraud.expose('payments');
+-- a partitioned table
+CREATE TABLE parted (id int, at timestamptz) PARTITION BY RANGE (at);
+CREATE TABLE parted_2026 PARTITION OF parted FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+SELECT fraud.watch('parted', event_time => 'at');
+SELECT fraud.add_rule('parted', 'all', 'true');
+INSERT INTO parted VALUES (1, '2026-06-01Z');
+SELECT fraud.expose('parted');
+SET ROLE api_reader;
+SELECT id, status FROM fraud_api.parted_frauds;
+SELECT transaction_count, fraud_count FROM fraud_api.windows('parted', '1 day');
+SELECT DISTINCT table_name FROM fraud_api.alerts ORDER BY 1;
+RESET ROLE;
 -- a table that has a status of its own
 SELECT fraud.expose('transfers');
 SELECT status, alert_status FROM fraud_api.transfers_frauds WHERE id = 6;
@@ -69,6 +96,11 @@ SELECT fraud.expose('unwatched');
 CREATE TABLE alerts (id int);
 SELECT fraud.watch('alerts');
 SELECT fraud.expose('alerts');
+CREATE TABLE mine (id int);
+SELECT fraud.watch('mine');
+CREATE VIEW fraud_api.mine AS SELECT id FROM mine WHERE is_fraud;
+SELECT fraud.expose('mine');
+SELECT fraud.unexpose('mine');
 CREATE SCHEMA api_other;
 CREATE TABLE api_other.payments (id int);
 SELECT fraud.watch('api_other.payments');
@@ -181,4 +213,5 @@ SELECT fraud.drop_source('api', forget => true);
 SELECT fraud.unregister_bridge('00000000-0000-0000-0000-000000000001');
 TRUNCATE fraud.dead_letters, fraud.alerts, fraud.reviews;
 DROP SCHEMA api CASCADE;
+SELECT count(*) FROM fraud.exposed_tables;
 DROP ROLE api_reader, api_owner;

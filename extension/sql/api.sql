@@ -323,39 +323,71 @@ every is the length of a window, counted from 1970-01-01 UTC; since is inclusive
 -- Tables for the gateway
 --
 
--- Make one view of an exposed table, unless it is there as it should be
-CREATE FUNCTION fraud.make_view(target regclass, view text, query text, description text) RETURNS void
+CREATE TABLE fraud.exposed_tables (
+    target     regclass PRIMARY KEY,
+    exposed_by text NOT NULL,
+    exposed_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE fraud.exposed_tables IS 'Tables that fraud.expose() made views of';
+COMMENT ON COLUMN fraud.exposed_tables.target IS 'The table';
+COMMENT ON COLUMN fraud.exposed_tables.exposed_by IS 'Role that exposed it';
+COMMENT ON COLUMN fraud.exposed_tables.exposed_at IS 'When it did so last';
+SELECT pg_catalog.pg_extension_config_dump('fraud.exposed_tables', '');
+
+CREATE FUNCTION fraud.is_exposure(view regclass, target regclass) RETURNS boolean
+LANGUAGE sql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT EXISTS (SELECT FROM fraud.exposed_tables e WHERE e.target = is_exposure.target)
+    AND EXISTS (
+        SELECT FROM pg_rewrite r
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+        WHERE r.ev_class = is_exposure.view
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = is_exposure.target);
+END;
+COMMENT ON FUNCTION fraud.is_exposure(regclass, regclass) IS
+'Whether fraud.expose() made that view of that table.';
+
+-- Make one view of an exposed table.  One that is there is replaced, so that
+-- rights on it and views of it last: its columns keep their places and new
+-- ones come last.  Where that cannot be it is made anew.
+CREATE FUNCTION fraud.make_view(target regclass, view text, columns text[], expressions text[],
+    condition text, description text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    old regclass := to_regclass(format('fraud_api.%I', view));
+    list text;
     col record;
 BEGIN
-    IF to_regclass(format('fraud_api.%I', view)) IS NOT NULL THEN
-        IF NOT fraud.is_exposure(to_regclass(format('fraud_api.%I', view)), target) THEN
-            RAISE EXCEPTION 'relation "fraud_api.%" already exists', view
-                USING ERRCODE = 'duplicate_table',
-                      DETAIL = format('Exposing table %s would take the name.', target),
-                      HINT = 'Rename the table, or make a view of another name in fraud_api yourself.';
-        END IF;
-        EXECUTE format('DROP VIEW fraud_api.%I', view);
+    IF old IS NOT NULL AND NOT fraud.is_exposure(old, target) THEN
+        RAISE EXCEPTION 'relation "fraud_api.%" already exists', view
+            USING ERRCODE = 'duplicate_table',
+                  DETAIL = format('Exposing table %s would take the name.', target),
+                  HINT = 'Rename the table, or make a view of another name in fraud_api yourself.';
     END IF;
-    EXECUTE format('CREATE VIEW fraud_api.%I AS %s', view, query);
+    IF EXISTS (
+        SELECT FROM pg_attribute v
+        WHERE v.attrelid = old AND v.attnum > 0 AND v.attname <> ALL (columns)) THEN
+        EXECUTE format('DROP VIEW %s', old);
+        old := NULL;
+    END IF;
+    SELECT string_agg(format('%s AS %I', c.expression, c.name), ', ' ORDER BY v.attnum NULLS LAST, c.place)
+    INTO list
+    FROM unnest(columns, expressions) WITH ORDINALITY c(name, expression, place)
+    LEFT JOIN pg_attribute v ON v.attrelid = old AND v.attname = c.name;
+    EXECUTE format('CREATE OR REPLACE VIEW fraud_api.%I AS SELECT %s FROM %s t WHERE %s',
+                   view, list, target, condition);
     EXECUTE format('COMMENT ON VIEW fraud_api.%I IS %L', view, description);
     FOR col IN
-        SELECT v.attname, coalesce(col_description(t.attrelid, t.attnum),
-                   CASE WHEN t.attname IS NULL OR v.attname NOT IN ('status', 'alert_status')
-                        THEN m.description END,
+        SELECT v.attname, coalesce(col_description(t.attrelid, t.attnum), m.description,
                    format('Column %s of %s', v.attname, target)) AS description
         FROM pg_attribute v
         LEFT JOIN pg_attribute t ON t.attrelid = target AND t.attname = v.attname
-        LEFT JOIN (VALUES ('is_fraud', 'Whether the transaction is fraud; null if it was never judged'),
-                          ('fraud_score', 'Sum of the scores of the rules that fired'),
-                          ('fraud_rules', 'Rules that fired'),
-                          ('fraud_alert_id', 'Number of its alert'),
-                          ('kafka_partition', 'Partition that it came from'),
+        LEFT JOIN (VALUES ('kafka_partition', 'Partition that it came from'),
                           ('kafka_offset', 'Its offset there'),
-                          ('status', 'Status of its alert: open, confirmed, dismissed or cleared'),
-                          ('alert_status', 'Status of its alert: open, confirmed, dismissed or cleared'))
+                          (CASE WHEN 'alert_status' = ANY (columns) THEN 'alert_status' ELSE 'status' END,
+                           'Status of its alert: open, confirmed, dismissed or cleared'))
             m(name, description) ON m.name = v.attname
         WHERE v.attrelid = format('fraud_api.%I', view)::regclass AND v.attnum > 0
     LOOP
@@ -364,31 +396,16 @@ BEGIN
     PERFORM fraud.secure_view(view);
     EXECUTE format('GRANT SELECT ON fraud_api.%I TO fraud_reader', view);
 END $$;
-COMMENT ON FUNCTION fraud.make_view(regclass, text, text, text) IS
+COMMENT ON FUNCTION fraud.make_view(regclass, text, text[], text[], text, text) IS
 'Makes a view of an exposed table, with comments and rights.';
-
-CREATE FUNCTION fraud.is_exposure(view regclass, target regclass) RETURNS boolean
-LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    SELECT EXISTS (
-        SELECT FROM pg_rewrite r
-        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-        WHERE r.ev_class = is_exposure.view
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = is_exposure.target)
-    AND NOT EXISTS (
-        SELECT FROM pg_depend e
-        WHERE e.classid = 'pg_class'::regclass AND e.objid = is_exposure.view AND e.deptype = 'e');
-END;
-COMMENT ON FUNCTION fraud.is_exposure(regclass, regclass) IS
-'Whether a view of fraud_api was made of that table.';
 
 CREATE FUNCTION fraud.expose(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     name text := (SELECT relname FROM pg_class WHERE oid = target);
-    columns text;
+    columns text[];
+    expressions text[];
     status text;
 BEGIN
     PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
@@ -399,23 +416,55 @@ BEGIN
             USING ERRCODE = 'name_too_long',
                   DETAIL = format('The view "%s_frauds" would need more than 63 bytes.', name);
     END IF;
-    SELECT string_agg(format('t.%I', a.attname), ', ' ORDER BY a.attnum),
+    SELECT array_agg(a.attname::text ORDER BY a.attnum),
+           array_agg(format('t.%I', a.attname) ORDER BY a.attnum),
            CASE WHEN bool_or(a.attname = 'status') THEN 'alert_status' ELSE 'status' END
-    INTO columns, status
+    INTO columns, expressions, status
     FROM pg_attribute a
     WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped;
 
-    PERFORM fraud.make_view(target, name,
-        format('SELECT %s FROM %s t', columns, target),
+    PERFORM fraud.make_view(target, name, columns, expressions, 'true',
         coalesce(obj_description(target, 'pg_class'), format('Transactions of %s', target)));
-    PERFORM fraud.make_view(target, name || '_frauds',
-        format('SELECT %s, coalesce((SELECT v.status FROM fraud.reviews v'
-               ' WHERE v.alert_id = t.fraud_alert_id ORDER BY v.id DESC LIMIT 1), ''open'') AS %I'
-               ' FROM %s t WHERE t.is_fraud', columns, status, target),
-        format('Frauds among the transactions of %s', target));
+    PERFORM fraud.make_view(target, name || '_frauds', columns || status,
+        expressions || text 'coalesce((SELECT v.status FROM fraud.reviews v'
+            ' WHERE v.alert_id = t.fraud_alert_id ORDER BY v.id DESC LIMIT 1), ''open'')',
+        't.is_fraud', format('Frauds among the transactions of %s', target));
     EXECUTE format('GRANT SELECT ON %s TO fraud_reader', target);
+    INSERT INTO fraud.exposed_tables AS e (target, exposed_by)
+    VALUES (expose.target, fraud.outer_role())
+    ON CONFLICT ON CONSTRAINT exposed_tables_pkey
+    DO UPDATE SET exposed_by = excluded.exposed_by, exposed_at = now();
     NOTIFY pgrst, 'reload schema';
 END $$;
 COMMENT ON FUNCTION fraud.expose(regclass) IS
 'Shows a watched table in fraud_api
 Makes the views fraud_api.<table> and fraud_api.<table>_frauds (with the alert''s status) and grants SELECT on them and on the table to fraud_reader, who then sees the table''s alerts too. Call it again after adding a column.';
+
+CREATE FUNCTION fraud.unexpose(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    name text := (SELECT relname FROM pg_class WHERE oid = target);
+    view regclass;
+BEGIN
+    PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
+    PERFORM fraud.require_owner(target);
+    FOR view IN
+        SELECT c.oid FROM pg_class c
+        WHERE c.relnamespace = 'fraud_api'::regnamespace AND c.relkind = 'v'
+          AND c.relname IN (name, name || '_frauds') AND fraud.is_exposure(c.oid, target)
+        ORDER BY c.relname DESC
+    LOOP
+        EXECUTE format('DROP VIEW %s', view);
+    END LOOP;
+    DELETE FROM fraud.exposed_tables e WHERE e.target = unexpose.target;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'table % is not exposed', target
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    EXECUTE format('REVOKE SELECT ON %s FROM fraud_reader', target);
+    NOTIFY pgrst, 'reload schema';
+END $$;
+COMMENT ON FUNCTION fraud.unexpose(regclass) IS
+'Takes a table out of fraud_api
+Drops the views that fraud.expose() made and revokes SELECT on the table from fraud_reader.';

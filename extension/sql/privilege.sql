@@ -105,7 +105,7 @@ GRANT EXECUTE ON FUNCTION
     fraud_api.windows(text, interval, timestamptz, timestamptz)
     TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud_api.review_alert(bigint, text, text) TO fraud_analyst;
-GRANT EXECUTE ON FUNCTION fraud.expose(regclass) TO fraud_admin, fraud_operator;
+GRANT EXECUTE ON FUNCTION fraud.expose(regclass), fraud.unexpose(regclass) TO fraud_admin, fraud_operator;
 
 -- ask.sql, failure.sql
 GRANT EXECUTE ON FUNCTION

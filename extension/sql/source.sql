@@ -799,6 +799,7 @@ BEGIN
         RAISE NOTICE 'source "%" was dropped with its table', source;
         PERFORM pg_notify('pg_fraud', 'source ' || source);
     END LOOP;
+    DELETE FROM fraud.exposed_tables e WHERE e.target::oid = forget_target.target;
 END $$;
 COMMENT ON FUNCTION fraud.forget_target(oid) IS
 'Drops the sources of a table that was dropped.';
