@@ -63,6 +63,19 @@ message_timestamp(const rd_kafka_message_t *message)
 	return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : timestamp;
 }
 
+/* The headers of the record at hand, in memory of each thread */
+static _Thread_local RecordHeader *header_list = NULL;
+static _Thread_local size_t		   header_size = 0;
+
+/* Free this thread's memory for headers; a thread calls it at its end */
+void
+record_free_headers(void)
+{
+	free(header_list);
+	header_list = NULL;
+	header_size = 0;
+}
+
 /*
  * A record as mappings see it.  It points into the message.  Headers, which
  * cost time, only when asked for; they are kept in memory of this thread
@@ -72,9 +85,7 @@ void
 record_from_message(const rd_kafka_message_t *message, bool headers,
 					Record *record)
 {
-	static _Thread_local RecordHeader *list = NULL;
-	static _Thread_local size_t		   size = 0;
-	rd_kafka_headers_t				  *parsed;
+	rd_kafka_headers_t *parsed;
 
 	record->topic = rd_kafka_topic_name(message->rkt);
 	record->partition = message->partition;
@@ -98,17 +109,18 @@ record_from_message(const rd_kafka_message_t *message, bool headers,
 		if (rd_kafka_header_get_all(parsed, i, &name, &value, &len) !=
 			RD_KAFKA_RESP_ERR_NO_ERROR)
 			break;
-		if (i >= size)
+		if (i >= header_size)
 		{
-			size = size > 0 ? size * 2 : 16;
-			list = xrealloc(list, size * sizeof(RecordHeader));
+			header_size = header_size > 0 ? header_size * 2 : 16;
+			header_list =
+				xrealloc(header_list, header_size * sizeof(RecordHeader));
 		}
-		list[i].name = name;
-		list[i].value = value;
-		list[i].value_len = len;
+		header_list[i].name = name;
+		header_list[i].value = value;
+		header_list[i].value_len = len;
 		record->nheaders = i + 1;
 	}
-	record->headers = list;
+	record->headers = header_list;
 }
 
 /* Free the records of a partition; it stands where the database does */

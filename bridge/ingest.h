@@ -280,6 +280,7 @@ extern Partition *batch_partition(Lane *lane, int32_t id);
 extern void batch_hash(const rd_kafka_message_t *message, unsigned char *hash);
 extern void record_from_message(const rd_kafka_message_t *message, bool headers,
 								Record *record);
+extern void record_free_headers(void);
 
 /* ---- store.c: a batch in one transaction ---- */
 typedef enum StoreResult

@@ -330,6 +330,7 @@ lane_main(void *arg)
 	while (!lane_ending(lane))
 		lane_round(lane);
 	lane_finish(lane);
+	record_free_headers();
 	atomic_store(&lane->ended, true);
 	return NULL;
 }

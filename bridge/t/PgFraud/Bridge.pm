@@ -4,6 +4,8 @@ package PgFraud::Bridge;
 
 use strict;
 use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
 use parent 'PgFraud::Process';
 use PgFraud::Part qw(run_dir wait_for);
 use PgFraud::Process;
@@ -18,6 +20,22 @@ sub program
 	return "$ENV{PG_FRAUD_BINDIR}/$name" if $ENV{PG_FRAUD_BINDIR};
 	chomp(my $bindir = `@{[ $ENV{PG_CONFIG} // 'pg_config' ]} --bindir`);
 	return "$bindir/$name";
+}
+
+# The build with the sanitizers (make -C bridge asan)
+sub sanitized
+{
+	my $path = abs_path(dirname(__FILE__) . '/../..') . '/fraudbridge-asan';
+	die "there is no $path: make -C bridge asan\n" unless -x $path;
+	return $path;
+}
+
+# What a sanitizer has found: empty when all is well
+sub findings
+{
+	my ($self) = @_;
+	return join('', $self->log_text =~
+		  /^(?:.*Sanitizer.*|.*runtime error:.*|\s+#\d .*)\n/mg);
 }
 
 # Starts one beside the test:
