@@ -68,7 +68,23 @@ typedef struct Work
 	int64_t			rate_rows;
 } Work;
 
-static const SinkKind *const sink_kinds[] = {&sink_bigquery};
+static const SinkKind *const sink_kinds[] = {&sink_bigquery, &sink_kafka};
+
+/*
+ * The event as JSON, in the order of its fields as the contract has it; a
+ * decision on an alert says what it is first.
+ */
+const char sink_alert_json[] =
+	"(CASE WHEN r.id IS NULL THEN json_build_object('id', a.id, 'event_id', "
+	"a.event_id, 'table', a.table_name, 'detected_at', a.detected_at, "
+	"'occurred_at', a.occurred_at, 'score', a.score, 'rules', a.rules, "
+	"'transaction', a.transaction) ELSE json_build_object('event', CASE "
+	"r.status WHEN 'cleared' THEN 'cleared' ELSE 'review' END, 'review_id', "
+	"r.id, 'status', r.status, 'reviewed_by', r.reviewed_by, 'reviewed_at', "
+	"r.reviewed_at, 'note', r.note, 'id', a.id, 'event_id', a.event_id, "
+	"'table', a.table_name, 'detected_at', a.detected_at, 'occurred_at', "
+	"a.occurred_at, 'score', a.score, 'rules', a.rules, 'transaction', "
+	"a.transaction) END)::text";
 
 /* Note why an event will never be accepted */
 void
@@ -182,8 +198,12 @@ stop_sink(Work *work, const SinkError *err)
 	Buffer hint;
 
 	buf_init(&hint);
-	buf_printf(&hint, "%s%sSELECT fraud.resume_sink('%s');", err->hint,
-			   err->hint[0] != '\0' ? "  Then: " : "", work->name);
+	buf_printf(&hint, "%s%s", err->hint,
+			   err->hint[0] != '\0' ? "  Then: " : "");
+	if (err->statement[0] != '\0')
+		buf_append_str(&hint, err->statement);
+	else
+		buf_printf(&hint, "SELECT fraud.resume_sink('%s');", work->name);
 	log_error("sink \"%s\" stopped: %s", work->name, err->message);
 	log_error("sink \"%s\": to go on: %s", work->name, hint.data);
 	report(work, true, err->message, hint.data);
@@ -395,6 +415,7 @@ open_sink(Work *work)
 	work->setup.conn = work->conn;
 	work->setup.cancelled = request_cancelled;
 	work->setup.cancel_arg = work->runner;
+	work->setup.position = work->cursor.position;
 	work->setup.batch = work->cursor.batch[0] ? work->cursor.batch : NULL;
 	work->setup.last_batch =
 		work->cursor.last_batch[0] ? work->cursor.last_batch : NULL;

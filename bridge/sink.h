@@ -31,6 +31,7 @@ typedef struct SinkError
 {
 	char message[768];
 	char hint[256];
+	char statement[160]; /* that lets the sink go on; empty: the usual one */
 	int	 retry_after_ms; /* the receiver's own wish, 0 if none */
 } SinkError;
 
@@ -53,6 +54,7 @@ typedef struct SinkSetup
 	int				  ncolumns;
 	bool			  reviews;	  /* events other than alerts are sent too */
 	const char		 *last_batch; /* uuid of the last one done, or NULL */
+	int64_t			  position;	  /* highest alert id done */
 	const char		 *batch;	  /* uuid of the one in doubt, or NULL */
 	PGconn			 *conn;		  /* the sink's own; outside transactions */
 	/* shall a request that runs be given up? */
@@ -110,6 +112,9 @@ typedef struct SinkKind
 } SinkKind;
 
 extern const SinkKind sink_bigquery;
+extern const SinkKind sink_kafka;
+
+extern const char sink_alert_json[]; /* expression: the event as JSON */
 
 extern void sink_refuse(SinkEvent *event, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));

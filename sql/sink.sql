@@ -26,6 +26,11 @@ SELECT fraud.add_sink('x', 'bigquery', '{"table": "my-project.fraud.payments", "
 SELECT fraud.add_sink('x', 'bigquery', '{"table": "my-project.fraud.payments", "every": "60 s"}');
 SELECT fraud.add_sink('x', 'kafka', '{"topic": ""}');
 SELECT fraud.add_sink('x', 'kafka', '{"topic": "a topic"}');
+SELECT fraud.add_sink('x', 'kafka', '{"topic": "t", "key": "card"}');
+SELECT fraud.add_sink('x', 'kafka', '{"topic": "t", "value": "true) OR (true"}');
+SELECT fraud.add_sink('x', 'kafka', '{"topic": "t", "value": "(SELECT 1)"}');
+SELECT fraud.add_sink('x', 'kafka', '{"topic": "t", "value": "pg_read_file(''x'')"}');
+SELECT fraud.add_sink('x', 'kafka', '{"topic": "t", "value": "id -- and"}');
 SELECT fraud.add_sink('x', 'webhook', '{"url": "ftp://example.com"}');
 SELECT fraud.add_sink('x', 'webhook', '{"url": "https://me:pw@example.com"}');
 SELECT fraud.add_sink('x', 'webhook', '{"url": "https://example.com", "concurrency": 0}');

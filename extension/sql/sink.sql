@@ -323,7 +323,29 @@ END
 $$;
 COMMENT ON FUNCTION fraud.check_bigquery_options(jsonb) IS 'Checks and completes the options of a bigquery sink';
 
--- Key and value are expressions over the columns of fraud.alerts.
+-- Key and value are expressions over the columns of fraud.alerts.  They may
+-- use what a rule may use; the bridge evaluates them with its own rights.  The
+-- first form below is no expression when the text closes what it did not open.
+CREATE FUNCTION fraud.check_sink_expression(options jsonb, option text) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    expression constant text := fraud.sink_text(options, option);
+BEGIN
+    IF expression IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM fraud.validate_rule('fraud.alerts', 'CASE WHEN true THEN ' || expression || ' END IS NOT NULL');
+    PERFORM fraud.validate_rule('fraud.alerts', '(' || expression || ')::text IS NOT NULL');
+EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR data_exception THEN
+    RAISE EXCEPTION USING ERRCODE = SQLSTATE,
+        MESSAGE = format('option "%s" is not a valid expression: %s', option, replace(SQLERRM, ' in a rule', '')),
+        HINT = 'It is an expression over the columns of fraud.alerts, made of what rules are made of.';
+END
+$$;
+COMMENT ON FUNCTION fraud.check_sink_expression(jsonb, text) IS 'Checks an option that is an SQL expression over the columns of fraud.alerts';
+
 CREATE FUNCTION fraud.check_kafka_options(options jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -336,8 +358,8 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('option "topic" is not a name of a topic: "%s"', options ->> 'topic');
     END IF;
-    PERFORM fraud.sink_text(options, 'key');
-    PERFORM fraud.sink_text(options, 'value');
+    PERFORM fraud.check_sink_expression(options, 'key');
+    PERFORM fraud.check_sink_expression(options, 'value');
     RETURN options;
 END
 $$;
@@ -470,11 +492,24 @@ BEGIN
            stage = 'alert', last_xid = '0', last_id = excluded.last_id,
            batch = NULL, batch_first_id = NULL, batch_xid = NULL,
            batch_id = NULL, batch_rows = NULL, batch_target = NULL,
-           batch_since = NULL, batch_saved_at = NULL, attempts = 0,
+           batch_since = NULL, batch_saved_at = NULL, last_batch = NULL, attempts = 0,
            position = excluded.position, updated_at = clock_timestamp();
 END
 $$;
 COMMENT ON FUNCTION fraud.place_sink(text, bigint) IS 'Sets the cursor of a sink anew';
+
+-- What Kafka knows of the last batch is kept with the topic: with another one
+-- a sink begins to count anew, and its thread has to read the cursor again.
+CREATE FUNCTION fraud.change_sink_topic(sink text, old_options jsonb, new_options jsonb) RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    UPDATE fraud.sink_cursor AS c
+       SET last_batch = NULL, epoch = c.epoch + 1
+     WHERE c.sink = change_sink_topic.sink
+       AND old_options -> 'topic' IS DISTINCT FROM new_options -> 'topic'
+    $$;
+COMMENT ON FUNCTION fraud.change_sink_topic(text, jsonb, jsonb) IS 'Forgets the last batch of a sink whose topic changes';
 
 -- Locks the row of a sink that must exist.
 CREATE FUNCTION fraud.lock_sink(sink text) RETURNS fraud.sink_config
@@ -504,6 +539,7 @@ CREATE FUNCTION fraud.add_sink(name text, kind text, options jsonb, target regcl
 DECLARE
     checked jsonb;
     old_kind text;
+    old_options jsonb;
 BEGIN
     PERFORM fraud.require_role('fraud_operator', 'fraud_admin');
     IF name IS NULL OR name !~ '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$' THEN
@@ -518,7 +554,7 @@ BEGIN
     END IF;
     checked := fraud.check_sink_options(kind, options);
     PERFORM fraud.check_sink_target(target);
-    SELECT s.kind INTO old_kind FROM fraud.sink_config AS s
+    SELECT s.kind, s.options INTO old_kind, old_options FROM fraud.sink_config AS s
      WHERE s.name = add_sink.name FOR UPDATE;
     IF FOUND AND replace IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
@@ -535,6 +571,8 @@ BEGIN
     -- a sink that is replaced by one of its kind goes on where it was
     IF old_kind IS DISTINCT FROM kind THEN
         PERFORM fraud.place_sink(name, CASE start WHEN 'earliest' THEN 1 END);
+    ELSE
+        PERFORM fraud.change_sink_topic(name, old_options, checked);
     END IF;
     PERFORM pg_notify('pg_fraud', 'sink ' || name);
 END
@@ -559,8 +597,10 @@ BEGIN
         merged := jsonb_strip_nulls(sink.options || options);
     END IF;
     PERFORM fraud.check_sink_target(target);
+    merged := fraud.check_sink_options(sink.kind, merged);
+    PERFORM fraud.change_sink_topic(name, sink.options, merged);
     UPDATE fraud.sink_config AS s
-       SET options = fraud.check_sink_options(sink.kind, merged),
+       SET options = merged,
            target = coalesce(alter_sink.target, s.target),
            stopped_at = NULL, stopped_reason = NULL, stopped_hint = NULL,
            changed_by = fraud.outer_role(), changed_at = now()
