@@ -115,3 +115,9 @@ GRANT EXECUTE ON FUNCTION
     fraud_api.check(text, jsonb)
     TO fraud_reader;
 GRANT SELECT ON fraud.rule_failures TO fraud_admin, fraud_operator;
+
+-- backtest.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.backtest(regclass, text, timestamptz, timestamptz),
+    fraud.tally(boolean, numeric, boolean)
+    TO fraud_analyst;

@@ -1,0 +1,631 @@
+/*
+ * backtest.c
+ *
+ * A condition over stored rows: fraud.backtest().
+ *
+ * The condition is compiled as it would be for a row that arrives, and the
+ * expression is put into an ordinary query with an aggregate of our own, so
+ * that the planner brings privileges, row-level security, partitions,
+ * indexes and parallel workers with it.  now() is the row's event time.
+ *
+ * An error on one row would end that query.  If that happens the rows are
+ * read one by one, each judged as on arrival, and those that failed counted.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/parallel.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_node.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "pg_fraud.h"
+
+PG_FUNCTION_INFO_V1(fraud_backtest);
+PG_FUNCTION_INFO_V1(fraud_tally_add);
+PG_FUNCTION_INFO_V1(fraud_tally_combine);
+PG_FUNCTION_INFO_V1(fraud_tally_serialize);
+PG_FUNCTION_INFO_V1(fraud_tally_deserialize);
+PG_FUNCTION_INFO_V1(fraud_tally_result);
+
+/* How many rows are fetched at once when they are judged one by one */
+#define FETCH_ROWS 1000
+
+/* Progress is told every so many rows, if so much time has gone by */
+#define PROGRESS_ROWS 100000
+#define PROGRESS_MS 5000
+
+/* What is counted */
+typedef struct Tally
+{
+	int64		rows;
+	int64		hits;
+	int64		marked; /* hits that are marked already */
+	int64		failed;
+	Numeric		amount; /* of the hits; NULL if there is none */
+	TimestampTz told;	/* when progress was told last */
+} Tally;
+
+/* A backtest, and where its table has what it needs */
+typedef struct Backtest
+{
+	Relation rel;
+	RuleSet *rs;
+	char	*amount; /* expressions over the row "t" */
+	char	*marked;
+	char	*bounds;
+	Node	*condition; /* for $1 */
+} Backtest;
+
+/* ---- the aggregate ---- */
+
+/*
+ * Say how far it has come, in a run that takes its time.
+ */
+static void
+tell_progress(Tally *tally)
+{
+	TimestampTz now;
+
+	if (tally->rows % PROGRESS_ROWS != 0)
+		return;
+	now = GetCurrentTimestamp();
+	if (tally->told == 0)
+		tally->told = now;
+	if (!TimestampDifferenceExceeds(tally->told, now, PROGRESS_MS))
+		return;
+	tally->told = now;
+	ereport(
+		NOTICE,
+		(errmsg("backtest: " INT64_FORMAT " rows seen, " INT64_FORMAT " hits",
+				tally->rows, tally->hits),
+		 IsParallelWorker() ? errdetail("By one of several workers.") : 0));
+}
+
+/*
+ * Add an amount to the hits', in the memory context of the tally
+ */
+static void
+tally_amount(Tally *tally, Numeric amount, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Numeric		  sum;
+
+	if (tally->amount == NULL)
+		sum = DatumGetNumericCopy(NumericGetDatum(amount));
+	else
+	{
+		sum = DatumGetNumeric(
+			DirectFunctionCall2(numeric_add, NumericGetDatum(tally->amount),
+								NumericGetDatum(amount)));
+		pfree(tally->amount);
+	}
+	tally->amount = sum;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The aggregate's state, made if there is none yet
+ */
+static Tally *
+tally_state(FunctionCallInfo fcinfo, MemoryContext *context)
+{
+	if (!AggCheckCallContext(fcinfo, context))
+		elog(ERROR, "called outside an aggregate");
+	return PG_ARGISNULL(0) ? MemoryContextAllocZero(*context, sizeof(Tally))
+						   : (Tally *) PG_GETARG_POINTER(0);
+}
+
+/*
+ * tally_add(state, hit, amount, marked): one more row
+ */
+Datum
+fraud_tally_add(PG_FUNCTION_ARGS)
+{
+	MemoryContext context;
+	Tally		 *tally = tally_state(fcinfo, &context);
+
+	tally->rows++;
+	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1))
+	{
+		tally->hits++;
+		if (!PG_ARGISNULL(2))
+			tally_amount(tally, PG_GETARG_NUMERIC(2), context);
+		if (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3))
+			tally->marked++;
+	}
+	tell_progress(tally);
+	PG_RETURN_POINTER(tally);
+}
+
+/*
+ * tally_combine(state, state): what two workers counted
+ */
+Datum
+fraud_tally_combine(PG_FUNCTION_ARGS)
+{
+	MemoryContext context;
+	Tally		 *tally = tally_state(fcinfo, &context);
+
+	if (!PG_ARGISNULL(1))
+	{
+		Tally *other = (Tally *) PG_GETARG_POINTER(1);
+
+		tally->rows += other->rows;
+		tally->hits += other->hits;
+		tally->marked += other->marked;
+		if (other->amount != NULL)
+			tally_amount(tally, other->amount, context);
+	}
+	PG_RETURN_POINTER(tally);
+}
+
+/*
+ * tally_serialize(state): a worker's state on its way to the leader
+ */
+Datum
+fraud_tally_serialize(PG_FUNCTION_ARGS)
+{
+	Tally *tally = (Tally *) PG_GETARG_POINTER(0);
+	int	   size = tally->amount ? VARSIZE(tally->amount) : 0;
+	bytea *out = palloc(VARHDRSZ + sizeof(Tally) + size);
+
+	SET_VARSIZE(out, VARHDRSZ + sizeof(Tally) + size);
+	memcpy(VARDATA(out), tally, sizeof(Tally));
+	if (size > 0)
+		memcpy(VARDATA(out) + sizeof(Tally), tally->amount, size);
+	PG_RETURN_BYTEA_P(out);
+}
+
+/*
+ * tally_deserialize(bytea): the state on arrival.  Only the executor can
+ * call it, because of its second argument, so that the bytes are ours.
+ */
+Datum
+fraud_tally_deserialize(PG_FUNCTION_ARGS)
+{
+	bytea *in = PG_GETARG_BYTEA_P(0);
+	Tally *tally = palloc(sizeof(Tally));
+	int	   size = VARSIZE(in) - VARHDRSZ - (int) sizeof(Tally);
+
+	if (!AggCheckCallContext(fcinfo, NULL))
+		elog(ERROR, "called outside an aggregate");
+	memcpy(tally, VARDATA(in), sizeof(Tally));
+	tally->amount = NULL;
+	if (size > 0)
+	{
+		tally->amount = palloc(size);
+		memcpy(tally->amount, VARDATA(in) + sizeof(Tally), size);
+	}
+	PG_RETURN_POINTER(tally);
+}
+
+/*
+ * tally_result(state): rows, hits, marked and amount as numeric[]
+ */
+Datum
+fraud_tally_result(PG_FUNCTION_ARGS)
+{
+	Tally  none = {0};
+	Tally *tally = PG_ARGISNULL(0) ? &none : (Tally *) PG_GETARG_POINTER(0);
+	Datum  values[4];
+	bool   nulls[4] = {false, false, false, tally->amount == NULL};
+	int	   dims[1] = {4};
+	int	   bounds[1] = {1};
+
+	values[0] = NumericGetDatum(int64_to_numeric(tally->rows));
+	values[1] = NumericGetDatum(int64_to_numeric(tally->hits));
+	values[2] = NumericGetDatum(int64_to_numeric(tally->marked));
+	values[3] = NumericGetDatum(tally->amount);
+	PG_RETURN_ARRAYTYPE_P(construct_md_array(
+		values, nulls, 1, dims, bounds, NUMERICOID, -1, false, TYPALIGN_INT));
+}
+
+/* ---- the query ---- */
+
+/*
+ * $1 in the query is the condition
+ */
+static Node *
+condition_param(ParseState *pstate, ParamRef *ref)
+{
+	Backtest *test = (Backtest *) pstate->p_ref_hook_state;
+
+	return ref->number == 1 ? copyObject(test->condition) : NULL;
+}
+
+static void
+setup_parser(ParseState *pstate, void *arg)
+{
+	pstate->p_paramref_hook = condition_param;
+	pstate->p_ref_hook_state = arg;
+}
+
+/*
+ * The row's event time as an expression, or the present if it has none
+ */
+static Node *
+moment_of_row(RuleSet *rs)
+{
+	Const *now = makeConst(TIMESTAMPTZOID, -1, InvalidOid, sizeof(TimestampTz),
+						   TimestampTzGetDatum(GetCurrentTimestamp()), false,
+						   FLOAT8PASSBYVAL);
+	Form_pg_attribute att;
+	CoalesceExpr	 *coalesce;
+	Node			 *moment;
+
+	if (rs->event_time == 0)
+		return (Node *) now;
+	att = TupleDescAttr(rs->desc, rs->event_time - 1);
+	moment = (Node *) makeVar(1, rs->event_time, att->atttypid, att->atttypmod,
+							  att->attcollation, 0);
+	if (att->atttypid != TIMESTAMPTZOID)
+		moment = (Node *) makeFuncExpr(
+			att->atttypid == DATEOID ? F_TIMESTAMPTZ_DATE
+									 : F_TIMESTAMPTZ_TIMESTAMP,
+			TIMESTAMPTZOID, list_make1(moment), InvalidOid, InvalidOid,
+			COERCE_EXPLICIT_CALL);
+	coalesce = makeNode(CoalesceExpr);
+	coalesce->coalescetype = TIMESTAMPTZOID;
+	coalesce->args = list_make2(moment, now);
+	coalesce->location = -1;
+	return (Node *) coalesce;
+}
+
+/*
+ * Put the row's event time in the place of the moment of judging
+ */
+static Node *
+event_time_mutator(Node *node, RuleSet *rs)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Param))
+		return moment_of_row(rs);
+	return expression_tree_mutator(node, event_time_mutator, rs);
+}
+
+/*
+ * Does the column have a type whose values are points in time?
+ */
+static bool
+is_time(RuleSet *rs)
+{
+	Oid type;
+
+	if (rs->event_time == 0)
+		return false;
+	type = TupleDescAttr(rs->desc, rs->event_time - 1)->atttypid;
+	return type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID;
+}
+
+/*
+ * The row "t"'s column of this number, quoted
+ */
+static char *
+column_of_row(RuleSet *rs, AttrNumber attnum)
+{
+	return psprintf("t.%s", quote_identifier(NameStr(
+								TupleDescAttr(rs->desc, attnum - 1)->attname)));
+}
+
+/*
+ * The condition for rows from since on and before until
+ */
+static char *
+bounds_of_rows(FunctionCallInfo fcinfo, RuleSet *rs)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "true");
+	if (PG_ARGISNULL(2) && PG_ARGISNULL(3))
+		return sql.data;
+	if (!is_time(rs))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg(
+				 "table \"%s\" has no event time to compare with since and until",
+				 get_rel_name(rs->root)),
+			 errhint(
+				 "Name the column: fraud.watch(target, event_time => ...).")));
+	for (int i = 2; i <= 3; i++)
+		if (!PG_ARGISNULL(i))
+			appendStringInfo(
+				&sql,
+				" AND %s OPERATOR(pg_catalog.%s) %s::pg_catalog.timestamptz",
+				column_of_row(rs, rs->event_time), i == 2 ? ">=" : "<",
+				quote_literal_cstr(DatumGetCString(
+					DirectFunctionCall1(timestamptz_out, PG_GETARG_DATUM(i)))));
+	return sql.data;
+}
+
+/*
+ * The amount of money in the row as an expression
+ */
+static char *
+amount_of_row(RuleSet *rs)
+{
+	AttrNumber attnum = rs->amount;
+
+	if (attnum == 0)
+		attnum = get_attnum(rs->root, "amount");
+	if (attnum <= 0 || TypeCategory(getBaseType(
+						   TupleDescAttr(rs->desc, attnum - 1)->atttypid)) !=
+						   TYPCATEGORY_NUMERIC)
+		return "NULL::pg_catalog.numeric";
+	return psprintf("%s::pg_catalog.numeric", column_of_row(rs, attnum));
+}
+
+/*
+ * One aggregate over all rows.  Returns whether it went through: if the
+ * condition can raise errors it may not.
+ */
+static bool
+run_query(Backtest *test, Tally *tally)
+{
+	SPIPrepareOptions options = {0};
+	SPIPlanPtr		  plan;
+	Datum			 *values;
+	bool			 *nulls;
+	int				  n;
+	bool			  isnull;
+	char			 *sql =
+		psprintf("SELECT fraud.tally($1, %s, %s) FROM %s AS t WHERE %s",
+				 test->amount, test->marked,
+				 quote_qualified_identifier(
+					 get_namespace_name(RelationGetNamespace(test->rel)),
+					 RelationGetRelationName(test->rel)),
+				 test->bounds);
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	options.parserSetup = setup_parser;
+	options.parserSetupArg = test;
+	options.cursorOptions = CURSOR_OPT_PARALLEL_OK;
+	plan = SPI_prepare_extended(sql, &options);
+	if (plan == NULL ||
+		SPI_execute_plan(plan, NULL, NULL, true, 0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not run \"%s\"", sql);
+	deconstruct_array(
+		DatumGetArrayTypeP(SPI_getbinval(SPI_tuptable->vals[0],
+										 SPI_tuptable->tupdesc, 1, &isnull)),
+		NUMERICOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
+	tally->rows = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[0]));
+	tally->hits = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[1]));
+	tally->marked = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[2]));
+	if (!nulls[3])
+		tally->amount =
+			DatumGetNumeric(SPI_datumTransfer(values[3], false, -1));
+	SPI_finish();
+	return true;
+}
+
+/*
+ * The same where the condition may raise errors.  Returns false if it did;
+ * errors that are not its own are raised.
+ */
+static bool
+try_query(Backtest *test, Tally *tally)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile edata = NULL;
+
+	if (!test->rs->rules[0].traits.can_raise)
+		return run_query(test, tally);
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		run_query(test, tally);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (edata != NULL && (judge_rethrows(edata->sqlerrcode) ||
+						  edata->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE))
+		ReThrowError(edata);
+	return edata == NULL;
+}
+
+/* ---- row by row ---- */
+
+/*
+ * Judge one row, given as the three columns: the row itself, amount, marked
+ */
+static void
+judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
+		  Tally *tally)
+{
+	bool			isnull;
+	Datum			value = heap_getattr(tuple, 1, desc, &isnull);
+	HeapTupleHeader row = DatumGetHeapTupleHeader(value);
+	HeapTupleData	stored = {0};
+	TimestampTz		moment;
+	Verdict			verdict;
+
+	stored.t_len = HeapTupleHeaderGetDatumLength(row);
+	ItemPointerSetInvalid(&stored.t_self);
+	stored.t_data = row;
+	ExecStoreHeapTuple(&stored, slot, false);
+	judge_slot(test->rs, slot, JUDGE_ALL,
+			   ruleset_event_time(test->rs, slot, &moment) ? &moment : NULL,
+			   &verdict);
+	tally->rows++;
+	tally->failed += verdict.nerrors;
+	if (RULE_FIRED(verdict.fired[0]))
+	{
+		tally->hits++;
+		value = heap_getattr(tuple, 2, desc, &isnull);
+		if (!isnull)
+			tally_amount(tally, DatumGetNumeric(value),
+						 GetMemoryChunkContext(tally));
+		value = heap_getattr(tuple, 3, desc, &isnull);
+		if (!isnull && DatumGetBool(value))
+			tally->marked++;
+	}
+	ExecClearTuple(slot);
+	tell_progress(tally);
+}
+
+/*
+ * Read the rows and judge each as on arrival, with errors caught.  Not in
+ * parallel: before PostgreSQL 18 there are no subtransactions in it.
+ */
+static void
+run_rows(Backtest *test, Tally *tally)
+{
+	char *sql = psprintf(
+		"SELECT t, %s, %s FROM %s AS t WHERE %s", test->amount, test->marked,
+		quote_qualified_identifier(
+			get_namespace_name(RelationGetNamespace(test->rel)),
+			RelationGetRelationName(test->rel)),
+		test->bounds);
+	TupleTableSlot *slot =
+		MakeSingleTupleTableSlot(test->rs->desc, &TTSOpsHeapTuple);
+	MemoryContext row_context;
+	SPIPlanPtr	  plan;
+	Portal		  portal;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	plan = SPI_prepare_cursor(sql, 0, NULL, 0);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\"", sql);
+	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
+	row_context = AllocSetContextCreate(CurrentMemoryContext, "backtest row",
+										ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			MemoryContext old = MemoryContextSwitchTo(row_context);
+
+			CHECK_FOR_INTERRUPTS();
+			judge_row(test, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, slot,
+					  tally);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(row_context);
+		}
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	ExecDropSingleTupleTableSlot(slot);
+	SPI_finish();
+}
+
+/* ---- the function ---- */
+
+/*
+ * The share of hits among the rows, to six digits
+ */
+static Datum
+share_of_rows(const Tally *tally)
+{
+	Datum share = DirectFunctionCall2(
+		numeric_div, NumericGetDatum(int64_to_numeric(tally->hits)),
+		NumericGetDatum(int64_to_numeric(tally->rows)));
+
+	return DirectFunctionCall2(numeric_round, share, Int32GetDatum(6));
+}
+
+/*
+ * The row that fraud.backtest() returns
+ */
+static Datum
+result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks)
+{
+	TupleDesc desc;
+	Datum	  values[7];
+	bool	  nulls[7] = {false};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	values[0] = Int64GetDatum(tally->rows);
+	values[1] = Int64GetDatum(tally->hits);
+	nulls[2] = tally->rows == 0;
+	if (!nulls[2])
+		values[2] = share_of_rows(tally);
+	nulls[3] = tally->amount == NULL;
+	values[3] = NumericGetDatum(tally->amount);
+	nulls[4] = nulls[5] = !has_marks;
+	values[4] = Int64GetDatum(tally->marked);
+	values[5] = Int64GetDatum(tally->hits - tally->marked);
+	values[6] = Int64GetDatum(tally->failed);
+	return HeapTupleGetDatum(
+		heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+/*
+ * fraud.backtest(target, condition, since, until): what the condition would
+ * have hit among the rows that are there
+ */
+Datum
+fraud_backtest(PG_FUNCTION_ARGS)
+{
+	Oid		  relid;
+	Backtest  test = {0};
+	Tally	 *tally = palloc0(sizeof(Tally));
+	AclResult acl;
+	int		  level;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("target and condition must not be null")));
+	relid = PG_GETARG_OID(0);
+	acl = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(relid));
+	test.rel = table_open(relid, AccessShareLock);
+	test.rs =
+		ruleset_of_condition(test.rel, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	test.condition =
+		event_time_mutator((Node *) test.rs->rules[0].expr, test.rs);
+	/* all settings, also for parallel workers */
+	level = settings_fix_for_compile();
+	test.amount = amount_of_row(test.rs);
+	test.marked = ruleset_has_marks(test.rs)
+					  ? column_of_row(test.rs, test.rs->is_fraud)
+					  : "NULL::pg_catalog.bool";
+	test.bounds = bounds_of_rows(fcinfo, test.rs);
+	if (!try_query(&test, tally))
+	{
+		memset(tally, 0, sizeof(Tally));
+		run_rows(&test, tally);
+	}
+	AtEOXact_GUC(true, level);
+	table_close(test.rel, AccessShareLock);
+	PG_RETURN_DATUM(result_row(fcinfo, tally, ruleset_has_marks(test.rs)));
+}

@@ -1,0 +1,97 @@
+-- A condition over history
+CREATE SCHEMA backtesting;
+SET search_path = backtesting;
+SET client_min_messages = warning;
+\set SHOW_CONTEXT never
+CREATE TABLE payments (id int, amount numeric(12,2), n int, country text, happened timestamptz,
+    doubled numeric GENERATED ALWAYS AS (amount * 2) STORED);
+INSERT INTO payments SELECT g, g, g % 5, CASE WHEN g % 2 = 0 THEN 'FR' ELSE 'NZ' END,
+    '2026-01-01Z'::timestamptz + g * interval '1 hour' FROM generate_series(1, 1000) g;
+-- before the table is watched
+SELECT * FROM fraud.backtest('payments', 'amount > 900');
+SELECT fraud.watch('payments', event_time => 'happened');
+SELECT fraud.add_rule('payments', 'large', 'amount > 1000');
+INSERT INTO payments VALUES (1001, 5000, 1, 'FR', '2026-03-01Z'), (1002, 1, 0, NULL, NULL);
+SELECT * FROM fraud.backtest('payments', 'amount > 900');
+-- since is included, until is not
+SELECT * FROM fraud.backtest('payments', 'true', '2026-01-01 01:00Z', '2026-01-01 03:00Z');
+SELECT rows_seen FROM fraud.backtest('payments', 'true', until => '2026-01-01 03:00Z');
+SELECT rows_seen FROM fraud.backtest('payments', 'true', since => '2026-03-01Z');
+SELECT * FROM fraud.backtest('payments', 'true', '2030-01-01');
+-- NULL is no hit; generated columns; no rule is counted
+SELECT * FROM fraud.backtest('payments', 'country <> ''FR'' AND doubled > 1990');
+SELECT evaluated FROM fraud.rules WHERE target = 'payments'::regclass;
+-- now() is the row's event time
+SELECT hits FROM fraud.backtest('payments', 'happened < now()');
+SELECT hits FROM fraud.backtest('payments', 'happened = now() AND now()::date = ''2026-01-02''');
+-- settings of the session change nothing
+SET TimeZone = 'Pacific/Auckland';
+SET DateStyle = 'SQL, DMY';
+SELECT hits FROM fraud.backtest('payments', 'happened::date = ''2026-01-02'' AND happened::text LIKE ''2026-01-02%''');
+SELECT rows_seen FROM fraud.backtest('payments', 'true', '2026-01-01 01:00Z', '2026-01-01 03:00Z');
+RESET TimeZone;
+RESET DateStyle;
+-- a condition that fails on some rows: they are counted
+SELECT * FROM fraud.backtest('payments', 'amount / n > 100');
+SELECT * FROM fraud.backtest('payments', 'amount / n > 100 AND now() < ''2026-01-02Z''', until => '2026-01-02Z');
+SELECT * FROM fraud.backtest('payments', 'country::int > 1');
+-- and one that could but does not
+SELECT * FROM fraud.backtest('payments', 'amount + 1 > 1000');
+-- the same as a plain WHERE, and as what the rules say of each row
+SELECT (SELECT hits FROM fraud.backtest('payments', 'amount > 500 AND country = ''NZ'''))
+     = (SELECT count(*) FROM payments WHERE amount > 500 AND country = 'NZ') AS same;
+SELECT (SELECT hits FROM fraud.backtest('payments', 'amount > 1000'))
+     = (SELECT count(*) FROM payments p WHERE fraud.is_fraud(p)) AS same;
+-- in parallel workers
+SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
+ALTER TABLE payments SET (parallel_workers = 2);
+SELECT * FROM fraud.backtest('payments', 'amount > 900');
+SELECT * FROM fraud.backtest('payments', 'amount / n > 100');
+SELECT * FROM fraud.backtest('payments', 'happened::text LIKE ''2026-01-02%''');
+RESET parallel_setup_cost; RESET parallel_tuple_cost; RESET min_parallel_table_scan_size;
+-- partitions in other orders
+CREATE TABLE parted (id int, amount float8, at date) PARTITION BY RANGE (at);
+CREATE TABLE parted_1 (at date, dropped int, amount float8, id int);
+ALTER TABLE parted_1 DROP COLUMN dropped;
+ALTER TABLE parted ATTACH PARTITION parted_1 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');
+SELECT fraud.watch('parted', event_time => 'at', threshold => 2);
+SELECT fraud.add_rule('parted', 'large', 'amount > 15', score => 2);
+INSERT INTO parted VALUES (1, 10, '2026-02-01'), (2, 20, '2026-02-02'), (3, 30.5, '2027-02-01');
+SELECT * FROM fraud.backtest('parted', 'parted.amount > 5');
+SELECT * FROM fraud.backtest('parted', '1 / (amount - 10) > 0', '2026-02-01Z', '2027-02-01Z');
+SELECT * FROM fraud.backtest('parted_1', 'amount > 5');
+-- row-level security
+CREATE ROLE backtesting_analyst IN ROLE fraud_analyst;
+GRANT USAGE ON SCHEMA backtesting TO backtesting_analyst;
+SET ROLE backtesting_analyst;
+SELECT * FROM fraud.backtest('payments', 'amount > 900');
+RESET ROLE;
+GRANT SELECT ON payments TO backtesting_analyst;
+ALTER TABLE payments ENABLE ROW LEVEL SECURITY;
+CREATE POLICY french ON payments FOR SELECT TO backtesting_analyst USING (country = 'FR');
+SET ROLE backtesting_analyst;
+SELECT rows_seen, hits FROM fraud.backtest('payments', 'amount > 900');
+SELECT rows_seen, hits, failed FROM fraud.backtest('payments', 'amount / n > 100');
+SELECT hits FROM fraud.backtest('payments', 'country <> ''FR''');
+RESET ROLE;
+SET ROLE fraud_reader;
+SELECT fraud.backtest('backtesting.payments', 'true');
+RESET ROLE;
+-- errors
+SELECT fraud.backtest('payments', 'amont > 900');
+SELECT fraud.backtest('payments', 'amount > (SELECT 1)');
+SELECT fraud.backtest('payments', NULL);
+CREATE TABLE timeless (a int);
+SELECT fraud.backtest('timeless', 'a > 1', since => '2026-01-01');
+SELECT fraud.backtest(1, 'true');
+CREATE VIEW seen AS SELECT * FROM payments;
+SELECT rows_seen, hits FROM fraud.backtest('seen', 'amount > 900');
+-- cancelled
+INSERT INTO timeless SELECT generate_series(1, 100000);
+SET statement_timeout = 200;
+SELECT fraud.backtest('timeless', 'repeat(''x'', 100000 + a % 2) ~ ''y$''');
+RESET statement_timeout;
+SET client_min_messages = error;
+DROP SCHEMA backtesting CASCADE;
+DROP ROLE backtesting_analyst;
