@@ -134,6 +134,21 @@ SET ROLE privilege_nobody;
 SELECT lend();
 RESET ROLE;
 
+-- Nor does code of a table's owner become the superuser who reindexes it
+SET ROLE privilege_operator;
+CREATE TABLE trap (id int);
+INSERT INTO trap VALUES (1);
+CREATE FUNCTION spring(id int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT id';
+CREATE INDEX ON trap (spring(id));
+CREATE OR REPLACE FUNCTION spring(id int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM fraud.unwatch('privilege.payments');
+    RETURN id;
+END $$;
+RESET ROLE;
+REINDEX TABLE trap;
+SELECT count(*) FROM fraud.watched WHERE target = 'payments'::regclass;
+
 SELECT fraud.drop_source('own', forget => true);
 SELECT fraud.drop_source('closed', forget => true);
 TRUNCATE fraud.position_changes, fraud.alerts, fraud.reviews;

@@ -48,15 +48,11 @@ END $$;
 -- Who calls
 --
 
--- The role of the session, or that of SET ROLE, whatever functions are
--- running with the rights of another
 CREATE FUNCTION fraud.outer_role() RETURNS name
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-RETURN CASE current_setting('role') WHEN 'none' THEN session_user
-            ELSE current_setting('role')::name END;
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME', 'fraud_outer_role';
 COMMENT ON FUNCTION fraud.outer_role() IS
-'The role on whose behalf the session acts, seen from within any function.';
+'The role on whose behalf the session acts, seen from within any function; null within REINDEX, ANALYZE and their like, which run code of a table''s owner.';
 
 CREATE FUNCTION fraud.actor() RETURNS text
 LANGUAGE plpgsql STABLE
@@ -75,7 +71,10 @@ SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     caller name := fraud.outer_role();
 BEGIN
-    IF NOT EXISTS (SELECT FROM unnest(roles) r WHERE pg_has_role(caller, r::name, 'USAGE')) THEN
+    IF caller IS NULL THEN
+        RAISE EXCEPTION 'cannot change the configuration of pg_fraud within a security-restricted operation'
+            USING ERRCODE = 'insufficient_privilege';
+    ELSIF NOT EXISTS (SELECT FROM unnest(roles) r WHERE pg_has_role(caller, r::name, 'USAGE')) THEN
         RAISE EXCEPTION 'permission denied for role "%"', caller
             USING ERRCODE = 'insufficient_privilege',
                   DETAIL = format('The role %s is needed.', array_to_string(roles, ' or '));
