@@ -279,7 +279,7 @@ slot_write(CounterSlot *slot)
 		values[c] = c == DELTA_LAST_FIRED
 						? delta_array(cells[c], unset, n, TIMESTAMPTZOID)
 						: delta_array(cells[c], NULL, n, INT8OID);
-	fraud_table_insert("rule_deltas", values, nulls);
+	fraud_table_insert("rule_deltas", DELTA_COLUMNS, values, nulls);
 }
 
 /*
@@ -313,7 +313,7 @@ counter_fold(void)
  * Write all that the transaction counted.
  */
 static void
-counter_flush(void)
+counter_flush(bool may_fold)
 {
 	MemoryContext context = AllocSetContextCreate(
 		CurrentMemoryContext, "pg_fraud counters", ALLOCSET_DEFAULT_SIZES);
@@ -341,8 +341,9 @@ counter_xact_callback(XactEvent event, void *arg)
 	{
 		case XACT_EVENT_PRE_COMMIT:
 		case XACT_EVENT_PRE_PREPARE:
-			if (slots != NULL)
-				counter_flush();
+			/* a prepared transaction would keep others from folding */
+			if (slots != NULL && fraud_table_exists("rule_deltas"))
+				counter_flush(event == XACT_EVENT_PRE_COMMIT);
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_ABORT:

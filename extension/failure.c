@@ -163,5 +163,5 @@ failure_record(RuleSet *rs, Rule *rule, TupleTableSlot *slot, ErrorData *edata)
 	else
 		nulls[COLUMN_OBSERVED] = true;
 	values[COLUMN_FAILED_AT] = TimestampTzGetDatum(now);
-	fraud_table_insert("rule_failures", values, nulls);
+	fraud_table_insert("rule_failures", COLUMNS, values, nulls);
 }

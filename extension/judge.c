@@ -100,7 +100,10 @@ judge_caught(RuleSet *rs, JudgeMode mode, int at, ErrorData *edata)
 	Rule *rule = &rs->rules[at];
 
 	if (judge_rethrows(edata->sqlerrcode))
+	{
+		rs->busy = false;
 		ReThrowError(edata);
+	}
 
 	rs->fired[at] = rule->fire_on_error ? FIRED_ERROR_FIRE : FIRED_ERROR_CLEAR;
 	if (mode == JUDGE_COUNT)
@@ -119,6 +122,7 @@ judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile int  at = 0;
 
+	rs->busy = true;
 	while (at < rs->nrules)
 	{
 		ErrorData *volatile edata = NULL;
@@ -147,6 +151,7 @@ judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 			at++;
 		}
 	}
+	rs->busy = false;
 }
 
 /*
@@ -231,6 +236,12 @@ judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
 	ExprContext *econtext = rs->econtext;
 	bool		 timed =
 		mode == JUDGE_COUNT && unlikely(rs->judged++ % SAMPLE_EVERY == 0);
+
+	/* a generated column's function, say, that writes to the table itself */
+	if (unlikely(rs->busy))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+						errmsg("a rule of table %s led to another row of it",
+							   rs->table_name)));
 
 	ResetExprContext(econtext);
 	econtext->ecxt_scantuple = slot;

@@ -115,6 +115,17 @@ fraud_relid(const char *relation)
 }
 
 /*
+ * Is the table there?  Not after DROP EXTENSION in the same transaction.
+ */
+bool
+fraud_table_exists(const char *table)
+{
+	Oid schema = get_namespace_oid("fraud", true);
+
+	return OidIsValid(schema) && OidIsValid(get_relname_relid(table, schema));
+}
+
+/*
  * The id of one of the extension's functions.  Like the relations', without
  * asking whether the user may look into its schema.
  */
@@ -139,18 +150,22 @@ fraud_function(const char *name, int nargs, const Oid *types)
  * columns are given.
  */
 void
-fraud_table_insert(const char *table, Datum *values, bool *nulls)
+fraud_table_insert(const char *table, int ncolumns, Datum *values, bool *nulls)
 {
 	Relation		rel = table_open(fraud_relid(table), RowExclusiveLock);
 	EState		   *estate = CreateExecutorState();
 	ResultRelInfo  *info = makeNode(ResultRelInfo);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	int				natts = RelationGetDescr(rel)->natts;
 
+	if (RelationGetDescr(rel)->natts != ncolumns)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("table \"fraud.%s\" is of another version", table),
+				 errhint("Run ALTER EXTENSION pg_fraud UPDATE.")));
 	InitResultRelInfo(info, rel, 1, NULL, 0);
 	ExecOpenIndices(info, false);
-	memcpy(slot->tts_values, values, natts * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
+	memcpy(slot->tts_values, values, ncolumns * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, ncolumns * sizeof(bool));
 	ExecStoreVirtualTuple(slot);
 
 	simple_table_tuple_insert(rel, slot);
@@ -463,7 +478,7 @@ alert_write(RuleSet *rs, TupleTableSlot *slot, int64 id, const Epoch *epoch)
 	values[ALERT_DETECTED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[ALERT_FORWARD] = BoolGetDatum(forward);
 	alert_provenance(rs, slot, values, nulls);
-	fraud_table_insert("alerts", values, nulls);
+	fraud_table_insert("alerts", ALERT_COLUMNS, values, nulls);
 }
 
 /*

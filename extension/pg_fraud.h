@@ -169,6 +169,7 @@ typedef struct RuleSet
 	Rule	   *rules;			/* ordered by name */
 	uint8	   *fired;			/* a Fired for each, of the last row */
 	uint64		judged;			/* rows, for sampling */
+	bool		busy;			/* rules that can raise are being evaluated */
 	Numeric		zero;
 	ExprContext *econtext;		/* for evaluation; reset for each row */
 	ParamListInfo params;		/* PARAM_MOMENT */
@@ -289,7 +290,9 @@ extern int64 ledger_draw_id(RuleSet *rs);
 extern void ledger_moved(void);
 extern void ledger_set_forward(bool value);
 /* A row of fraud.TABLE, inserted with its indexes, whoever the user is */
-extern void fraud_table_insert(const char *table, Datum *values, bool *nulls);
+extern void fraud_table_insert(const char *table, int ncolumns, Datum *values,
+							   bool *nulls);
+extern bool fraud_table_exists(const char *table);
 extern Oid	fraud_relid(const char *relation);
 extern Oid	fraud_function(const char *name, int nargs, const Oid *types);
 

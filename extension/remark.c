@@ -268,7 +268,7 @@ review_cleared(int64 alert_id)
 	values[REVIEW_REVIEWED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
 	nulls[REVIEW_NOTE] = true;
 	values[REVIEW_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	fraud_table_insert("reviews", values, nulls);
+	fraud_table_insert("reviews", REVIEW_COLUMNS, values, nulls);
 }
 
 /*

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "nodes/makefuncs.h"
@@ -23,6 +24,7 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
+#include "utils/resowner.h"
 #include "access/transam.h"
 
 #include "pg_fraud.h"
@@ -260,13 +262,71 @@ value_write(ColumnWriter *writer, Datum value, JsonbValue *json)
 }
 
 /*
+ * The same in a subtransaction, with the type's own JSON or with its text.
+ * False: it raised an error.
+ */
+static bool
+value_write_guarded(ColumnWriter *writer, Datum value, bool as_text,
+					JsonbValue *json)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile edata = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		if (as_text)
+		{
+			Oid	 function;
+			bool varlena;
+
+			getTypeOutputInfo(writer->type, &function, &varlena);
+			value_from_cstring(json, OidOutputFunctionCall(function, value));
+		}
+		else
+			value_write(writer, value, json);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (edata != NULL && judge_rethrows(edata->sqlerrcode))
+		ReThrowError(edata);
+	return edata == NULL;
+}
+
+/*
+ * A column's value, whatever it is.  One that jsonb cannot hold ("\\u0000" in
+ * a json column) or whose type's own cast fails must not cost the row: it is
+ * written as its text, or if that fails too, as null.
+ */
+static void
+value_write_any(ColumnWriter *writer, Datum value, JsonbValue *json)
+{
+	if (writer->kind != WRITE_ANY)
+		value_write(writer, value, json);
+	else if (!value_write_guarded(writer, value, false, json) &&
+			 !value_write_guarded(writer, value, true, json))
+		json->type = jbvNull;
+}
+
+/*
  * All columns of the row, as one object.
  */
 static Jsonb *
 row_write(RuleSet *rs, TupleTableSlot *slot)
 {
 	JsonbParseState *state = NULL;
-	JsonbValue		*object;
 
 	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < rs->desc->natts; i++)
@@ -283,11 +343,10 @@ row_write(RuleSet *rs, TupleTableSlot *slot)
 		if (slot->tts_isnull[i])
 			json.type = jbvNull;
 		else
-			value_write(writer, slot->tts_values[i], &json);
+			value_write_any(writer, slot->tts_values[i], &json);
 		(void) pushJsonbValue(&state, WJB_VALUE, &json);
 	}
-	object = pushJsonbValue(&state, WJB_END_OBJECT, NULL);
-	return JsonbValueToJsonb(object);
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
 }
 
 /*

@@ -959,6 +959,11 @@ fraud_rule_error(PG_FUNCTION_ARGS)
 
 	if (rel == NULL)
 		PG_RETURN_TEXT_P(cstring_to_text("the table does not exist"));
+	if (rel->rd_rel->relkind != RELKIND_RELATION &&
+		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is not a table",
+							   RelationGetRelationName(rel))));
 	rule.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
 
 	/* whoever looks at the rules must not lend them his rights */

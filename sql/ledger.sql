@@ -83,6 +83,20 @@ SELECT a.transaction -> 'n' AS n, a.transaction -> 'tz' AS tz, a.transaction -> 
 RESET TimeZone;
 RESET IntervalStyle;
 
+-- what jsonb cannot hold, or a cast that fails, costs no row
+CREATE TYPE weird AS ENUM ('fine', 'not');
+CREATE FUNCTION weird_json(weird) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    IF $1 = 'not' THEN RAISE EXCEPTION 'not'; END IF;
+    RETURN to_json('is ' || $1::text);
+END $$;
+CREATE CAST (weird AS json) WITH FUNCTION weird_json(weird);
+CREATE TABLE odd (id int, j json, w weird);
+SELECT fraud.watch('odd');
+SELECT fraud.add_rule('odd', 'all', 'true');
+INSERT INTO odd VALUES (1, '{"a": 1}', 'fine'), (2, '"\u0000"', 'fine'), (3, '{"a": 3}', 'not');
+SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.odd' ORDER BY id;
+
 -- event times of other types
 CREATE TABLE days (id int, day date);
 SELECT fraud.watch('days', event_time => 'day');

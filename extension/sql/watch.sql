@@ -143,7 +143,8 @@ DECLARE
 BEGIN
     FOR mark IN
         SELECT m.name, m.type, m.note, a.attnum, a.atttypid = m.type AS same_type,
-               col_description(target, a.attnum) = m.note AS ours
+               col_description(target, a.attnum) = m.note
+                   OR EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target = $1) AS ours
           FROM fraud.mark_columns() AS m
           LEFT JOIN pg_attribute AS a ON a.attrelid = target AND a.attname = m.name AND NOT a.attisdropped
     LOOP
