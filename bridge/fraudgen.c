@@ -395,12 +395,10 @@ typedef struct Progress
  * Report the rate once a second
  */
 static void
-report_progress(const Settings *settings, Progress *progress,
-				const Producer *producer)
+report_progress(const Settings *settings, Progress *progress, const Feed *feed)
 {
 	double	 clock = now();
-	uint64_t count =
-		producer == NULL ? progress->made : producer_delivered(producer);
+	uint64_t count = feed == NULL ? progress->made : feed_delivered(feed);
 
 	if (settings->quiet || clock - progress->reported < 1.0)
 		return;
@@ -417,7 +415,7 @@ report_progress(const Settings *settings, Progress *progress,
  * to make
  */
 static void
-wait_until_due(const Settings *settings, Progress *progress, Producer *producer)
+wait_until_due(const Settings *settings, Progress *progress, Feed *feed)
 {
 	double due = progress->began + (double) progress->made / settings->rate;
 	double left;
@@ -430,9 +428,9 @@ wait_until_due(const Settings *settings, Progress *progress, Producer *producer)
 			left = 0.1;
 		step.tv_nsec = (long) (left * 1e9);
 		nanosleep(&step, NULL);
-		if (producer != NULL)
-			producer_poll(producer);
-		report_progress(settings, progress, producer);
+		if (feed != NULL)
+			feed_poll(feed);
+		report_progress(settings, progress, feed);
 	}
 }
 
@@ -440,7 +438,7 @@ wait_until_due(const Settings *settings, Progress *progress, Producer *producer)
  * Make the messages.  False if the run was cut short by an error.
  */
 static bool
-run(Settings *settings, Producer *producer, Progress *progress)
+run(Settings *settings, Feed *feed, Progress *progress)
 {
 	Message message;
 
@@ -449,13 +447,13 @@ run(Settings *settings, Producer *producer, Progress *progress)
 		   !stopping())
 	{
 		if (settings->rate > 0)
-			wait_until_due(settings, progress, producer);
+			wait_until_due(settings, progress, feed);
 		if (stopping())
 			break;
 		generator_message(&settings->generator, progress->made, &message);
-		if (producer != NULL)
+		if (feed != NULL)
 		{
-			if (!producer_send(producer, &message))
+			if (!feed_send(feed, &message))
 				return stopping();
 		}
 		else
@@ -471,9 +469,9 @@ run(Settings *settings, Producer *producer, Progress *progress)
 		progress->frauds += message.fraud;
 		if (progress->made % POLL_EVERY == 0)
 		{
-			if (producer != NULL)
-				producer_poll(producer);
-			report_progress(settings, progress, producer);
+			if (feed != NULL)
+				feed_poll(feed);
+			report_progress(settings, progress, feed);
 		}
 	}
 	return true;
@@ -504,7 +502,7 @@ main(int argc, char **argv)
 {
 	static Settings	 settings;
 	Progress		 progress = {0};
-	Producer		*producer = NULL;
+	Feed			*feed = NULL;
 	struct sigaction action = {.sa_handler = on_signal};
 	uint64_t		 delivered;
 	bool			 complete;
@@ -515,18 +513,18 @@ main(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	if (!settings.to_stdout)
 	{
-		producer = producer_open(settings.brokers, settings.topic,
-								 settings.partitions, settings.properties,
-								 settings.nproperties, settings.rate > 0);
-		if (producer == NULL)
+		feed = feed_open(settings.brokers, settings.topic, settings.partitions,
+						 settings.properties, settings.nproperties,
+						 settings.rate > 0);
+		if (feed == NULL)
 			return stopping() ? 0 : EXIT_KAFKA;
 	}
-	complete = run(&settings, producer, &progress);
+	complete = run(&settings, feed, &progress);
 	delivered = progress.made;
-	if (producer != NULL)
+	if (feed != NULL)
 	{
-		complete = producer_close(producer) && complete;
-		delivered = producer_delivered(producer);
+		complete = feed_close(feed) && complete;
+		delivered = feed_delivered(feed);
 	}
 	else if (fflush(stdout) != 0)
 	{
@@ -535,7 +533,7 @@ main(int argc, char **argv)
 	}
 	if (!settings.quiet || delivered < progress.made)
 		report_end(&progress, delivered, progress.made - delivered);
-	free(producer);
+	free(feed);
 	free(settings.properties);
 	return complete && delivered == progress.made ? 0 : EXIT_UNDELIVERED;
 }

@@ -79,18 +79,17 @@ extern void			generator_init(Generator *generator);
 extern void			generator_message(Generator *generator, uint64_t number,
 									  Message *message);
 
-/* ---- gen_producer.c ---- */
+/* ---- gen_feed.c ---- */
 
-typedef struct Producer Producer;
+typedef struct Feed Feed;
 
-extern Producer *producer_open(const char *brokers, const char *topic,
-							   int partitions, char *const *properties,
-							   int nproperties, bool paced);
-extern bool		 producer_send(Producer *producer, const Message *message);
-extern void		 producer_poll(Producer *producer);
-extern bool		 producer_close(Producer *producer);
-extern uint64_t	 producer_delivered(const Producer *producer);
-extern uint64_t	 producer_failed(const Producer *producer);
+extern Feed *feed_open(const char *brokers, const char *topic, int partitions,
+					   char *const *properties, int nproperties, bool paced);
+extern bool	 feed_send(Feed *feed, const Message *message);
+extern void	 feed_poll(Feed *feed);
+extern bool	 feed_close(Feed *feed);
+extern uint64_t feed_delivered(const Feed *feed);
+extern uint64_t feed_failed(const Feed *feed);
 
 /* ---- fraudgen.c ---- */
 

@@ -22,21 +22,20 @@ produce(char **argv)
 	Generator generator;
 	Message	  message;
 	uint64_t  count = strtoull(argv[3], NULL, 10);
-	Producer *producer =
-		producer_open(argv[0], argv[1], atoi(argv[2]), NULL, 0, false);
-	bool sent = producer != NULL;
+	Feed	 *feed = feed_open(argv[0], argv[1], atoi(argv[2]), NULL, 0, false);
+	bool	  sent = feed != NULL;
 
 	workload_init(&generator, argv[4]);
 	for (uint64_t i = 0; sent && i < count; i++)
 	{
 		workload_message(&generator, i, &message);
-		sent = producer_send(producer, &message);
+		sent = feed_send(feed, &message);
 		if (i % 256 == 0)
-			producer_poll(producer);
+			feed_poll(feed);
 	}
-	if (producer == NULL || !producer_close(producer) || !sent)
+	if (feed == NULL || !feed_close(feed) || !sent)
 		return 1;
-	return producer_delivered(producer) == count ? 0 : 1;
+	return feed_delivered(feed) == count ? 0 : 1;
 }
 
 /*

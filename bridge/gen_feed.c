@@ -1,5 +1,5 @@
 /*
- * gen_producer.c
+ * gen_feed.c
  *		Messages into a Kafka topic, each counted when the broker has it.
  */
 #include "gen.h"
@@ -15,7 +15,7 @@
 #define TOPIC_WAIT_MS 10000
 #define FLUSH_STEP_MS 200
 
-struct Producer
+struct Feed
 {
 	rd_kafka_t		 *handle;
 	rd_kafka_topic_t *topic;
@@ -31,19 +31,19 @@ struct Producer
 static void
 on_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
 {
-	Producer *producer = opaque;
+	Feed *feed = opaque;
 
 	(void) handle;
 	if (message->err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		producer->delivered++;
+		feed->delivered++;
 		return;
 	}
-	producer->failed++;
-	if (!producer->complained)
+	feed->failed++;
+	if (!feed->complained)
 		complain("a message was not delivered: %s",
 				 rd_kafka_err2str(message->err));
-	producer->complained = true;
+	feed->complained = true;
 }
 
 /*
@@ -52,14 +52,14 @@ on_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
 static void
 on_error(rd_kafka_t *handle, int err, const char *reason, void *opaque)
 {
-	Producer *producer = opaque;
-	char	  text[512];
+	Feed *feed = opaque;
+	char  text[512];
 
 	if (err == RD_KAFKA_RESP_ERR__FATAL)
 	{
 		rd_kafka_fatal_error(handle, text, sizeof(text));
 		complain("%s", text);
-		producer->fatal = true;
+		feed->fatal = true;
 		return;
 	}
 	complain("%s", reason);
@@ -94,10 +94,10 @@ set_property(rd_kafka_conf_t *conf, const char *name, const char *value)
 }
 
 /*
- * The producer's settings: ours, then the user's.  NULL if one is refused.
+ * The feed's settings: ours, then the user's.  NULL if one is refused.
  */
 static rd_kafka_conf_t *
-make_conf(Producer *producer, const char *brokers, char *const *properties,
+make_conf(Feed *feed, const char *brokers, char *const *properties,
 		  int nproperties, bool paced)
 {
 	/* the partitioner is the one of Kafka's own clients */
@@ -137,7 +137,7 @@ make_conf(Producer *producer, const char *brokers, char *const *properties,
 		rd_kafka_conf_destroy(conf);
 		return NULL;
 	}
-	rd_kafka_conf_set_opaque(conf, producer);
+	rd_kafka_conf_set_opaque(conf, feed);
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
 	rd_kafka_conf_set_error_cb(conf, on_error);
 	rd_kafka_conf_set_log_cb(conf, on_log);
@@ -148,7 +148,7 @@ make_conf(Producer *producer, const char *brokers, char *const *properties,
  * Make the topic with so many partitions, unless it is there
  */
 static bool
-create_topic(Producer *producer, const char *topic, int partitions)
+create_topic(Feed *feed, const char *topic, int partitions)
 {
 	char				 err[512] = "the broker did not answer";
 	rd_kafka_NewTopic_t *wanted =
@@ -163,12 +163,12 @@ create_topic(Producer *producer, const char *topic, int partitions)
 		complain("topic \"%s\": %s", topic, err);
 		return false;
 	}
-	queue = rd_kafka_queue_new(producer->handle);
-	options = rd_kafka_AdminOptions_new(producer->handle,
-										RD_KAFKA_ADMIN_OP_CREATETOPICS);
+	queue = rd_kafka_queue_new(feed->handle);
+	options =
+		rd_kafka_AdminOptions_new(feed->handle, RD_KAFKA_ADMIN_OP_CREATETOPICS);
 	rd_kafka_AdminOptions_set_request_timeout(options, TOPIC_WAIT_MS, err,
 											  sizeof(err));
-	rd_kafka_CreateTopics(producer->handle, &wanted, 1, options, queue);
+	rd_kafka_CreateTopics(feed->handle, &wanted, 1, options, queue);
 	event = rd_kafka_queue_poll(queue, TOPIC_WAIT_MS + 1000);
 	if (event != NULL && rd_kafka_event_error(event) != 0)
 		snprintf(err, sizeof(err), "%s", rd_kafka_event_error_string(event));
@@ -199,7 +199,7 @@ create_topic(Producer *producer, const char *topic, int partitions)
  * makes topics by itself
  */
 static bool
-wait_for_topic(Producer *producer, const char *brokers, const char *topic)
+wait_for_topic(Feed *feed, const char *brokers, const char *topic)
 {
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
 
@@ -208,8 +208,8 @@ wait_for_topic(Producer *producer, const char *brokers, const char *topic)
 		const struct rd_kafka_metadata *metadata;
 		struct timespec					half = {0, 500000000};
 
-		rd_kafka_poll(producer->handle, 0);
-		err = rd_kafka_metadata(producer->handle, 0, producer->topic, &metadata,
+		rd_kafka_poll(feed->handle, 0);
+		err = rd_kafka_metadata(feed->handle, 0, feed->topic, &metadata,
 								TOPIC_WAIT_MS - waited);
 		if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		{
@@ -242,45 +242,45 @@ wait_for_topic(Producer *producer, const char *brokers, const char *topic)
  * Connect to Kafka.  NULL, with the reason told, if that is not possible.
  * With a number of partitions the topic is made if it is not there.
  */
-Producer *
-producer_open(const char *brokers, const char *topic, int partitions,
-			  char *const *properties, int nproperties, bool paced)
+Feed *
+feed_open(const char *brokers, const char *topic, int partitions,
+		  char *const *properties, int nproperties, bool paced)
 {
-	Producer		*producer = calloc(1, sizeof(Producer));
+	Feed			*feed = calloc(1, sizeof(Feed));
 	rd_kafka_conf_t *conf;
 	char			 err[512];
 
-	if (producer == NULL)
+	if (feed == NULL)
 	{
 		complain("out of memory");
 		return NULL;
 	}
-	conf = make_conf(producer, brokers, properties, nproperties, paced);
+	conf = make_conf(feed, brokers, properties, nproperties, paced);
 	if (conf == NULL)
 		goto failed;
-	producer->handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, err, sizeof(err));
-	if (producer->handle == NULL)
+	feed->handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, err, sizeof(err));
+	if (feed->handle == NULL)
 	{
 		rd_kafka_conf_destroy(conf);
 		complain("%s", err);
 		goto failed;
 	}
-	producer->topic = rd_kafka_topic_new(producer->handle, topic, NULL);
-	if (producer->topic == NULL)
+	feed->topic = rd_kafka_topic_new(feed->handle, topic, NULL);
+	if (feed->topic == NULL)
 	{
 		complain("topic \"%s\": %s", topic,
 				 rd_kafka_err2str(rd_kafka_last_error()));
 		goto failed;
 	}
-	if ((partitions == 0 || create_topic(producer, topic, partitions)) &&
-		wait_for_topic(producer, brokers, topic))
-		return producer;
+	if ((partitions == 0 || create_topic(feed, topic, partitions)) &&
+		wait_for_topic(feed, brokers, topic))
+		return feed;
 failed:
-	if (producer->topic != NULL)
-		rd_kafka_topic_destroy(producer->topic);
-	if (producer->handle != NULL)
-		rd_kafka_destroy(producer->handle);
-	free(producer);
+	if (feed->topic != NULL)
+		rd_kafka_topic_destroy(feed->topic);
+	if (feed->handle != NULL)
+		rd_kafka_destroy(feed->handle);
+	free(feed);
 	return NULL;
 }
 
@@ -289,9 +289,9 @@ failed:
  * the run cannot go on.
  */
 bool
-producer_send(Producer *producer, const Message *message)
+feed_send(Feed *feed, const Message *message)
 {
-	while (rd_kafka_produce(producer->topic, RD_KAFKA_PARTITION_UA,
+	while (rd_kafka_produce(feed->topic, RD_KAFKA_PARTITION_UA,
 							RD_KAFKA_MSG_F_COPY, (void *) message->value,
 							message->value_len, message->key, message->key_len,
 							NULL) != 0)
@@ -303,38 +303,38 @@ producer_send(Producer *producer, const Message *message)
 			complain("cannot produce: %s", rd_kafka_err2str(err));
 			return false;
 		}
-		rd_kafka_poll(producer->handle, 10);
-		if (stopping() || producer->fatal)
+		rd_kafka_poll(feed->handle, 10);
+		if (stopping() || feed->fatal)
 			return false;
 	}
-	return !producer->fatal;
+	return !feed->fatal;
 }
 
 /*
  * Take the deliveries that are reported
  */
 void
-producer_poll(Producer *producer)
+feed_poll(Feed *feed)
 {
-	rd_kafka_poll(producer->handle, 0);
+	rd_kafka_poll(feed->handle, 0);
 }
 
 /*
  * How many messages the broker has
  */
 uint64_t
-producer_delivered(const Producer *producer)
+feed_delivered(const Feed *feed)
 {
-	return producer->delivered;
+	return feed->delivered;
 }
 
 /*
  * How many it will not have
  */
 uint64_t
-producer_failed(const Producer *producer)
+feed_failed(const Feed *feed)
 {
-	return producer->failed;
+	return feed->failed;
 }
 
 /*
@@ -342,15 +342,15 @@ producer_failed(const Producer *producer)
  * end, or a fatal error was met; the counters stay readable.
  */
 bool
-producer_close(Producer *producer)
+feed_close(Feed *feed)
 {
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_NO_ERROR;
 
 	do
-		err = rd_kafka_flush(producer->handle, FLUSH_STEP_MS);
-	while (err == RD_KAFKA_RESP_ERR__TIMED_OUT && !producer->fatal);
-	rd_kafka_topic_destroy(producer->topic);
-	rd_kafka_destroy(producer->handle);
-	producer->handle = NULL;
-	return err == RD_KAFKA_RESP_ERR_NO_ERROR && !producer->fatal;
+		err = rd_kafka_flush(feed->handle, FLUSH_STEP_MS);
+	while (err == RD_KAFKA_RESP_ERR__TIMED_OUT && !feed->fatal);
+	rd_kafka_topic_destroy(feed->topic);
+	rd_kafka_destroy(feed->handle);
+	feed->handle = NULL;
+	return err == RD_KAFKA_RESP_ERR_NO_ERROR && !feed->fatal;
 }
