@@ -4,13 +4,14 @@
 use strict;
 use warnings;
 use Test::More;
+use PgFraud::BigQuery;
 use PgFraud::Bridge;
 use PgFraud::Kafka;
 use PgFraud::Part qw(need wait_for);
 use PgFraud::Rest;
 use PgFraud::Server;
 
-need('kafka', 'postgrest');
+need('kafka', 'postgrest', 'bigquery');
 
 # A broker of its own: the examples name their topics
 my $server = PgFraud::Server->new('examples', extension => 0);
@@ -18,6 +19,9 @@ my $kafka = PgFraud::Kafka->new;
 my %topic = map { $_ => $kafka->topic($_, partitions => 3, exact => 1) }
   qw(fraud-logs queueing.transactions payment-transactions
   credit_card_transactions);
+$kafka->topic($_, exact => 1) for qw(fraud-alerts flagged_transactions);
+my $bigquery = PgFraud::BigQuery->start(project => 'demo');
+$bigquery->create_dataset('fraud');
 
 for my $file (glob('examples/*.sql'))
 {
@@ -28,7 +32,6 @@ for my $file (glob('examples/*.sql'))
 		is($code, 0, "$file runs a $time time") or diag($err);
 	}
 }
-$server->sql('SELECT fraud.pause_sink(name) FROM fraud.sinks');
 
 # Messages, each topic's into one partition so that their order is known
 $kafka->produce('fraud-logs',
@@ -58,10 +61,12 @@ $kafka->produce('credit_card_transactions',
 	'{"card_number": "4496316271529292080", "timestamp": "2025-03-11T10:13:00", "location": {"city": "San Francisco", "state": "CA"}, "merchant": "Smith"}',
 	'{"CARD_NUMBER": "30532191504071", "AMOUNT": 632.38, "LOCATION": {"CITY": "Julieshire", "STATE": "KY"}, "TIMESTAMP": "2018-12-10T11:51:42"}');
 
-my $bridge = PgFraud::Bridge->start($server, $kafka,
-	options => [ '--only=ingest' ]);
+my $bridge = PgFraud::Bridge->start($server, $kafka, env => $bigquery->env,
+	options => [ '--only=ingest,forward' ]);
 ok($bridge->wait_caught_up($_, 30), "$_ is read")
   for qw(fraud-logs transactions payments cards);
+ok($server->wait_sql('SELECT bool_and(lag_rows = 0) FROM fraud.sinks', 't', 60),
+	'every fraud is sent') or diag($bridge->log_text);
 is($bridge->stop, 0, 'the bridge stops');
 
 $server->sql_is('SELECT user_id, amount FROM fraud_api.fraud_logs ORDER BY id',
@@ -80,6 +85,21 @@ $server->sql_is('SELECT card_number, amount, is_fraud, fraud_rules FROM card_tra
 	  . "4496316271529292080|611.39|t|{large_amount}\n"
 	  . "4496316271529292080||f|\n||f|",
 	'D: cards of 12 and 19 digits, fields of other names');
+
+# What was sent: A's rows, C's five fields in their order, D's places
+is_deeply([ sort map { "$_->[0] " . ($_->[1] + 0) } $bigquery->query(
+	'SELECT user_id, amount FROM demo.fraud.logs') ],
+	[ '8 3000', 'u1 1500', 'u3 1000.01', 'u6 2000.5' ], 'A: in BigQuery');
+my @alerts = sort map { $_->{value} } $kafka->consume('fraud-alerts');
+is(scalar @alerts, 2, 'C: an alert for each fraud');
+s/\s*([:,{}])\s*/$1/g for @alerts;
+is($alerts[1], '{"transaction_id":4821,"user_id":7,"amount":500.01,"timestamp":"2024-10-03 12:11:11","alert":"Fraudulent transaction detected!"}',
+	'C: its fields') or diag(explain(\@alerts));
+my @flagged = sort map { s/\s*([:,{}])\s*/$1/gr } map { $_->{value} } $kafka->consume('flagged_transactions');
+is_deeply(\@flagged, [
+	'{"card_number":"4496316271529292080","amount":611.39,"timestamp":"2025-03-11T10:12:50","location":{"city":"San Francisco","state":"CA"}}',
+	'{"card_number":"6011894551123607","amount":342.57,"timestamp":"1975-03-02T19:01:43","location":{"city":"West Christopher","state":"AZ"}}' ],
+	'D: flagged');
 
 # Over HTTP
 $server->sql('CREATE ROLE web_anon; GRANT fraud_reader TO web_anon');
