@@ -144,6 +144,15 @@ batch_discard(Lane *lane)
 	lane->tries = 0;
 }
 
+/* The last record stored was compared, or it was found that it cannot be */
+void
+batch_verified(Lane *lane, Partition *part)
+{
+	if (part->verify)
+		atomic_fetch_sub(&lane->source->unverified, 1);
+	part->verify = false;
+}
+
 /*
  * The first record after a partition was taken: it should be the one that
  * was stored last.  False when it is another, which stops the source.
@@ -154,24 +163,24 @@ verify_last(Lane *lane, Partition *part, const rd_kafka_message_t *message)
 	unsigned char hash[RECORD_HASH_SIZE];
 	char		  hint[512];
 
-	part->verify = false;
+	if (message->offset < part->last_offset)
+		return true; /* not there yet */
 	if (message->offset > part->last_offset)
 	{
+		batch_verified(lane, part);
 		log_info("source \"%s\": partition %d: record %lld, the last one "
 				 "stored, is no longer in the topic and was not compared",
 				 lane->source->config.name, part->id,
 				 (long long) part->last_offset);
 		return true;
 	}
-	if (message->offset < part->last_offset)
-	{
-		part->verify = true; /* not there yet */
-		return true;
-	}
 	batch_hash(message, hash);
 	if (memcmp(hash, part->last_hash, sizeof(hash)) == 0 &&
 		message_timestamp(message) == part->last_timestamp)
+	{
+		batch_verified(lane, part);
 		return true;
+	}
 	position_hint(lane, part->id, "earliest", hint, sizeof(hint));
 	source_halt(lane->source, hint,
 				"partition %d of topic \"%s\" holds another record at offset "
@@ -216,7 +225,7 @@ note_end(Lane *lane, int32_t id, int64_t offset)
 		return;
 	if (part->verify)
 	{
-		part->verify = false;
+		batch_verified(lane, part);
 		log_info("source \"%s\": partition %d: record %lld, the last one "
 				 "stored, is no longer in the topic and was not compared",
 				 lane->source->config.name, part->id,

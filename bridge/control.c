@@ -21,6 +21,7 @@
 #define FOLD_MS 5000
 
 #define INSTANCE_LOCK "hashtextextended('pg_fraud/instance/' || %s::text, 0)"
+#define OWNER_LOCK "hashtextextended('pg_fraud/instance/' || o.owner::text, 0)"
 
 typedef struct Control
 {
@@ -316,6 +317,16 @@ notice_source(Control *control, const char *name)
 			atomic_fetch_add(&control->sources[i]->notices, 1);
 }
 
+/* The source of that name, if it runs */
+static Source *
+running_source(Control *control, const char *name)
+{
+	for (int i = 0; i < control->nsources; i++)
+		if (strcmp(control->sources[i]->config.name, name) == 0)
+			return control->sources[i];
+	return NULL;
+}
+
 /* Take the notifications that have come */
 static void
 take_notifications(Control *control)
@@ -397,16 +408,6 @@ wanted_config(Control *control, const char *name)
 		if (config->name != NULL && strcmp(config->name, name) == 0)
 			return config->paused || config->stopped ? NULL : config;
 	}
-	return NULL;
-}
-
-/* The source of that name, if it runs */
-static Source *
-running_source(Control *control, const char *name)
-{
-	for (int i = 0; i < control->nsources; i++)
-		if (strcmp(control->sources[i]->config.name, name) == 0)
-			return control->sources[i];
 	return NULL;
 }
 
@@ -584,7 +585,11 @@ manage_sources(Control *control)
 	set_quotas(control);
 }
 
-/* --exit-at-end: has this source come to where it was to stop? */
+/*
+ * --exit-at-end: has this source come to where it was to stop?  A partition
+ * counts when a living bridge has taken it, and so has looked whether the
+ * topic is still the same.
+ */
 static bool
 source_at_end(Control *control, Source *source)
 {
@@ -597,12 +602,19 @@ source_at_end(Control *control, Source *source)
 		return false; /* it is reaped */
 	if (atomic_load(&source->missing))
 		return true;
-	if (source->ends == NULL || atomic_load(&source->npartitions) < 0)
+	if (source->ends == NULL || atomic_load(&source->npartitions) < 0 ||
+		atomic_load(&source->unverified) > 0)
 		return false;
-	res = pg_query(control->conn, &err,
-				   "SELECT kafka_partition, next_offset FROM fraud.offsets "
-				   "WHERE source = $1",
-				   1, params);
+	res = pg_query(
+		control->conn, &err,
+		"SELECT o.kafka_partition, o.next_offset FROM fraud.offsets AS "
+		"o WHERE o.source = $1 AND 2 = (SELECT count(*) FROM "
+		"pg_locks AS l JOIN pg_database AS d ON d.oid = l.database "
+		"WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND "
+		"d.datname = current_database() AND ((l.classid::bigint << "
+		"32) | l.objid::bigint) IN (fraud.partition_key($1, "
+		"o.kafka_partition), " OWNER_LOCK "))",
+		1, params);
 	if (res == NULL)
 	{
 		control_lost(control, "could not read the positions", &err);

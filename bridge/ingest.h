@@ -67,6 +67,8 @@ typedef struct Source
 	atomic_bool	 missing;	   /* the topic does not exist */
 	atomic_int	 notices;	   /* notifications about the source so far */
 	int			 epoch;		   /* of the options it was started with */
+	atomic_int	 recheck;	   /* counts calls to look at the owners again */
+	atomic_int	 unverified;   /* partitions whose last record is compared */
 	SourceStats	 stats;
 
 	pthread_mutex_t lock;	  /* of all below */
@@ -237,6 +239,7 @@ struct Lane
 	int		notices; /* of the source's, those that it has looked into */
 	int64_t hint_at;
 	bool	hint_due;
+	int		rechecked; /* Source.recheck when the owners were looked at */
 };
 
 extern bool lane_start(Lane *lane, Source *source, int number);
@@ -276,6 +279,7 @@ extern void		  batch_collect(Lane *lane, int wait_ms);
 extern bool		  batch_ready(const Lane *lane);
 extern void		  batch_discard(Lane *lane);
 extern void		  batch_forget(Partition *part);
+extern void		  batch_verified(Lane *lane, Partition *part);
 extern Partition *batch_partition(Lane *lane, int32_t id);
 extern void batch_hash(const rd_kafka_message_t *message, unsigned char *hash);
 extern void record_from_message(const rd_kafka_message_t *message, bool headers,
@@ -299,6 +303,7 @@ extern Source *source_start(SourceConfig *config, int budget_lanes,
 							bool accept_failures);
 extern bool	   source_ended(const Source *source);
 extern void	   source_free(Source *source);
+extern void	   source_recheck(Source *source);
 extern Source *source_create(SourceConfig *config);
 extern void source_halt(Source *source, const char *hint, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
