@@ -22,7 +22,7 @@
 
 #include "pg_fraud.h"
 
-/* One row in so many has its rules timed */
+/* One row in so many has its rules timed; not the first, a cold one */
 #define SAMPLE_EVERY 1024
 
 /*
@@ -235,7 +235,7 @@ judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
 {
 	ExprContext *econtext = rs->econtext;
 	bool		 timed =
-		mode == JUDGE_COUNT && unlikely(rs->judged++ % SAMPLE_EVERY == 0);
+		mode == JUDGE_COUNT && unlikely(rs->judged++ % SAMPLE_EVERY == 1);
 
 	/* a generated column's function, say, that writes to the table itself */
 	if (unlikely(rs->busy))

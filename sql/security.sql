@@ -130,6 +130,14 @@ SET ROLE security_clerk;
 SELECT lend();
 RESET ROLE;
 
+-- nor does a maintenance command that runs an owner's code
+SET ROLE security_admin;
+CREATE FUNCTION sneak() RETURNS int LANGUAGE plpgsql AS $$
+BEGIN PERFORM fraud.pause('security.tx'); RETURN 1; END $$;
+CREATE MATERIALIZED VIEW sneaky AS SELECT sneak() WITH NO DATA;
+RESET ROLE;
+REFRESH MATERIALIZED VIEW sneaky;
+
 -- a domain's check in a condition runs with no rights but its author's
 SET ROLE security_admin;
 CREATE FUNCTION look(int) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -24,6 +24,14 @@ SELECT tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'payments'
 SELECT attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum)
   FROM pg_attribute WHERE attrelid = 'payments'::regclass AND attnum > 5 ORDER BY attnum;
 
+-- publications are named
+SET client_min_messages = error;
+CREATE TABLE published (id int);
+CREATE PUBLICATION watch_pub FOR TABLE published;
+SELECT * FROM fraud.watch('published', dry_run => true) AS line WHERE line LIKE '-- %';
+DROP PUBLICATION watch_pub;
+RESET client_min_messages;
+
 -- the lock timeout was for watch alone
 SHOW lock_timeout;
 
@@ -98,6 +106,13 @@ SELECT id, is_fraud FROM transfers WHERE id = 5;
 SELECT a.table_name FROM fraud.alerts AS a JOIN transfers AS t ON t.fraud_alert_id = a.id WHERE t.id = 5;
 SELECT target, version FROM fraud.rules WHERE name = 'big';
 SELECT fraud.alter_rule('transfers', 'big', score => 4);
+
+-- a column with a role renamed
+ALTER TABLE transfers RENAME COLUMN happened TO occurred;
+INSERT INTO transfers VALUES (6, 'f', 1000, now(), 'no time');
+SELECT a.occurred_at FROM fraud.alerts AS a JOIN transfers AS t ON t.fraud_alert_id = a.id WHERE t.id = 6;
+SELECT fraud.watch('transfers', event_time => 'occurred');
+ALTER TABLE transfers ADD COLUMN more int;
 
 -- a dropped table is forgotten; its history stays
 DROP TABLE transfers CASCADE;

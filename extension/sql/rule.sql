@@ -422,7 +422,7 @@ COMMENT ON COLUMN fraud.rules.description IS 'What the rule is for';
 COMMENT ON COLUMN fraud.rules.state IS 'active, off, paused (its table is), unwatched (its table is), or broken: it no longer compiles and is left out';
 COMMENT ON COLUMN fraud.rules.changed_by IS 'Role that made this version';
 COMMENT ON COLUMN fraud.rules.changed_at IS 'When it was made';
-COMMENT ON COLUMN fraud.rules.evaluated IS 'Rows judged by it';
+COMMENT ON COLUMN fraud.rules.evaluated IS 'Rows judged by it, those included that ON CONFLICT then skipped';
 COMMENT ON COLUMN fraud.rules.fired IS 'Rows on which it fired';
 COMMENT ON COLUMN fraud.rules.failed IS 'Rows on which it raised an error, see fraud.rule_failures';
 COMMENT ON COLUMN fraud.rules.last_fired_at IS 'When it fired last';
@@ -445,9 +445,25 @@ CREATE FUNCTION fraud.after_ddl() RETURNS event_trigger
 DECLARE
     item record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM fraud.rule_config) THEN
+    IF NOT EXISTS (SELECT FROM fraud.watch_config) THEN
         RETURN;
     END IF;
+    FOR item IN
+        SELECT w.target, c.role, c.name
+          FROM fraud.watch_config AS w
+          CROSS JOIN LATERAL (VALUES ('event_time', w.event_time), ('entity', w.entity), ('amount', w.amount))
+               AS c(role, name)
+         WHERE w.active AND c.name IS NOT NULL
+           AND w.target IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() AS d)
+           AND NOT EXISTS (SELECT FROM pg_attribute AS a
+                            WHERE a.attrelid = w.target AND a.attname = c.name AND NOT a.attisdropped)
+         ORDER BY w.target, c.role
+    LOOP
+        RAISE WARNING USING MESSAGE = format('table %s has lost its %s, column "%s"',
+                                             fraud.table_name(item.target), item.role, item.name),
+            HINT = format('Name another one: SELECT fraud.watch(%L, %s => ...).',
+                          fraud.table_name(item.target), item.role);
+    END LOOP;
     FOR item IN
         SELECT r.name, r.target, e.error
           FROM fraud.rule_config AS r
