@@ -118,6 +118,28 @@ SET ROLE api_reader;
 SELECT fraud.expose('payments');
 RESET ROLE;
 
+-- A table that has another name or schema now keeps its alerts
+ALTER TABLE payments RENAME TO paid;
+SET ROLE api_reader;
+SELECT DISTINCT table_name FROM fraud_api.alerts ORDER BY 1;
+SELECT transaction_count FROM fraud_api.windows('paid', '1 day');
+RESET ROLE;
+SELECT fraud.expose('paid');
+SELECT relname FROM pg_class WHERE relnamespace = 'fraud_api'::regnamespace AND relname ~ '^pa[iy]' ORDER BY 1;
+CREATE SCHEMA api_archive;
+ALTER TABLE paid SET SCHEMA api_archive;
+INSERT INTO api_archive.paid VALUES (99, 999, '2026-02-01Z');
+ALTER SCHEMA api_archive RENAME TO api_elsewhere;
+SET ROLE api_reader;
+SELECT DISTINCT table_name FROM fraud_api.alerts WHERE table_name <> 'api.parted' ORDER BY 1;
+RESET ROLE;
+ALTER TABLE api_elsewhere.paid SET SCHEMA api;
+DROP SCHEMA api_elsewhere;
+ALTER TABLE paid RENAME TO payments;
+DELETE FROM payments WHERE id = 99;
+DELETE FROM fraud.alerts WHERE table_name = 'api_archive.paid';
+SELECT fraud.expose('payments');
+
 -- Row security on a table hides its alerts from those it binds
 ALTER TABLE payments ENABLE ROW LEVEL SECURITY;
 CREATE POLICY one ON payments TO fraud_reader USING (id = 6);

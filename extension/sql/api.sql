@@ -6,21 +6,62 @@
 -- Who sees which alerts
 --
 
+-- The ledger has a table's name at the time: names that watched tables had
+-- before are kept, so that a renamed table keeps its alerts.
+CREATE TABLE fraud.table_names (
+    target regclass NOT NULL,
+    name   text NOT NULL,
+    PRIMARY KEY (target, name)
+);
+COMMENT ON TABLE fraud.table_names IS 'Names that watched tables have or had, with their schemas';
+COMMENT ON COLUMN fraud.table_names.target IS 'The table';
+COMMENT ON COLUMN fraud.table_names.name IS 'A name that it has or had';
+SELECT pg_catalog.pg_extension_config_dump('fraud.table_names', '');
+
+-- Must not fail: it would take the user's DDL with it, or a restore
+CREATE FUNCTION fraud.before_ddl() RETURNS event_trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO fraud.table_names (target, name)
+    SELECT w.target, fraud.table_name(w.target)
+    FROM fraud.watch_config w
+    WHERE fraud.table_name(w.target) IS NOT NULL AND NOT EXISTS (
+        SELECT FROM fraud.table_names n
+        WHERE n.target = w.target AND n.name = fraud.table_name(w.target))
+    ON CONFLICT DO NOTHING;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'could not keep the names of watched tables: %', sqlerrm;
+END $$;
+COMMENT ON FUNCTION fraud.before_ddl() IS
+'Event trigger: keeps the names of watched tables before one may be renamed';
+CREATE EVENT TRIGGER pg_fraud_before_ddl ON ddl_command_start
+    WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
+    EXECUTE FUNCTION fraud.before_ddl();
+COMMENT ON EVENT TRIGGER pg_fraud_before_ddl IS
+'Keeps the names of watched tables before one may be renamed';
+
 -- An alert holds a whole row: where row security hides rows of a table from
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text
 LANGUAGE sql STABLE STRICT ROWS 100
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT format('%I.%I', n.nspname, c.relname)
-    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fraud')
-      AND (NOT tables.readable
-           OR has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid));
+    WITH known AS (
+        SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fraud'))
+    SELECT k.name FROM known k
+    WHERE NOT tables.readable
+       OR has_table_privilege(k.oid, 'SELECT') AND NOT row_security_active(k.oid)
+    UNION
+    SELECT n.name FROM fraud.table_names n JOIN pg_class c ON c.oid = n.target
+    WHERE NOT tables.readable
+       OR has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid);
 END;
 COMMENT ON FUNCTION fraud.tables(boolean) IS
-'Tables by their names with schema: all, or those of which the caller may read every row.';
+'Names that tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
 
 ALTER TABLE fraud.alerts ENABLE ROW LEVEL SECURITY;
 CREATE POLICY readers ON fraud.alerts FOR SELECT TO fraud_reader
@@ -252,8 +293,9 @@ BEGIN
     FROM fraud.watch_config w
     JOIN pg_class c ON c.oid = w.target
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN fraud.exposed_tables e ON e.target = w.target
     LEFT JOIN pg_class v ON v.relnamespace = 'fraud_api'::regnamespace
-                        AND v.relname = c.relname AND fraud.is_exposure(v.oid, c.oid)
+                        AND v.relname = e.view_name AND fraud.is_exposure(v.oid, c.oid)
     WHERE find_watched.name IN (c.relname, format('%I', c.relname),
                                 n.nspname || '.' || c.relname,
                                 format('%I.%I', n.nspname, c.relname));
@@ -325,11 +367,13 @@ every is the length of a window, counted from 1970-01-01 UTC; since is inclusive
 
 CREATE TABLE fraud.exposed_tables (
     target     regclass PRIMARY KEY,
+    view_name  text NOT NULL UNIQUE,
     exposed_by text NOT NULL,
     exposed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE fraud.exposed_tables IS 'Tables that fraud.expose() made views of';
 COMMENT ON COLUMN fraud.exposed_tables.target IS 'The table';
+COMMENT ON COLUMN fraud.exposed_tables.view_name IS 'Name of the view; that of its frauds ends in _frauds';
 COMMENT ON COLUMN fraud.exposed_tables.exposed_by IS 'Role that exposed it';
 COMMENT ON COLUMN fraud.exposed_tables.exposed_at IS 'When it did so last';
 SELECT pg_catalog.pg_extension_config_dump('fraud.exposed_tables', '');
@@ -338,7 +382,9 @@ CREATE FUNCTION fraud.is_exposure(view regclass, target regclass) RETURNS boolea
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT EXISTS (SELECT FROM fraud.exposed_tables e WHERE e.target = is_exposure.target)
+    SELECT EXISTS (
+        SELECT FROM fraud.exposed_tables e JOIN pg_class c ON c.relname IN (e.view_name, e.view_name || '_frauds')
+        WHERE e.target = is_exposure.target AND c.oid = is_exposure.view)
     AND EXISTS (
         SELECT FROM pg_rewrite r
         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
@@ -416,6 +462,10 @@ BEGIN
             USING ERRCODE = 'name_too_long',
                   DETAIL = format('The view "%s_frauds" would need more than 63 bytes.', name);
     END IF;
+    -- one that was renamed is exposed by its name of today
+    IF EXISTS (SELECT FROM fraud.exposed_tables e WHERE e.target = expose.target AND e.view_name <> name) THEN
+        PERFORM fraud.drop_exposure(target);
+    END IF;
     SELECT array_agg(a.attname::text ORDER BY a.attnum),
            array_agg(format('t.%I', a.attname) ORDER BY a.attnum),
            CASE WHEN bool_or(a.attname = 'status') THEN 'alert_status' ELSE 'status' END
@@ -430,8 +480,8 @@ BEGIN
             ' WHERE v.alert_id = t.fraud_alert_id ORDER BY v.id DESC LIMIT 1), ''open'')',
         't.is_fraud', format('Frauds among the transactions of %s', target));
     EXECUTE format('GRANT SELECT ON %s TO fraud_reader', target);
-    INSERT INTO fraud.exposed_tables AS e (target, exposed_by)
-    VALUES (expose.target, fraud.outer_role())
+    INSERT INTO fraud.exposed_tables AS e (target, view_name, exposed_by)
+    VALUES (expose.target, name, fraud.outer_role())
     ON CONFLICT ON CONSTRAINT exposed_tables_pkey
     DO UPDATE SET exposed_by = excluded.exposed_by, exposed_at = now();
     NOTIFY pgrst, 'reload schema';
@@ -440,28 +490,36 @@ COMMENT ON FUNCTION fraud.expose(regclass) IS
 'Shows a watched table in fraud_api
 Makes the views fraud_api.<table> and fraud_api.<table>_frauds (with the alert''s status) and grants SELECT on them and on the table to fraud_reader, who then sees the table''s alerts too. Call it again after adding a column.';
 
-CREATE FUNCTION fraud.unexpose(target regclass) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+CREATE FUNCTION fraud.drop_exposure(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    name text := (SELECT relname FROM pg_class WHERE oid = target);
     view regclass;
 BEGIN
-    PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
-    PERFORM fraud.require_owner(target);
     FOR view IN
         SELECT c.oid FROM pg_class c
         WHERE c.relnamespace = 'fraud_api'::regnamespace AND c.relkind = 'v'
-          AND c.relname IN (name, name || '_frauds') AND fraud.is_exposure(c.oid, target)
+          AND fraud.is_exposure(c.oid, target)
         ORDER BY c.relname DESC
     LOOP
         EXECUTE format('DROP VIEW %s', view);
     END LOOP;
-    DELETE FROM fraud.exposed_tables e WHERE e.target = unexpose.target;
-    IF NOT FOUND THEN
+    DELETE FROM fraud.exposed_tables e WHERE e.target = drop_exposure.target;
+END $$;
+COMMENT ON FUNCTION fraud.drop_exposure(regclass) IS
+'Drops the views of an exposed table.';
+
+CREATE FUNCTION fraud.unexpose(target regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
+    PERFORM fraud.require_owner(target);
+    IF NOT EXISTS (SELECT FROM fraud.exposed_tables e WHERE e.target = unexpose.target) THEN
         RAISE EXCEPTION 'table % is not exposed', target
             USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
+    PERFORM fraud.drop_exposure(target);
     EXECUTE format('REVOKE SELECT ON %s FROM fraud_reader', target);
     NOTIFY pgrst, 'reload schema';
 END $$;

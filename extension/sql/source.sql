@@ -800,6 +800,7 @@ BEGIN
         PERFORM pg_notify('pg_fraud', 'source ' || source);
     END LOOP;
     DELETE FROM fraud.exposed_tables e WHERE e.target::oid = forget_target.target;
+    DELETE FROM fraud.table_names n WHERE n.target::oid = forget_target.target;
 END $$;
 COMMENT ON FUNCTION fraud.forget_target(oid) IS
 'Drops the sources of a table that was dropped.';
