@@ -223,8 +223,17 @@ SET ROLE api_reader;
 SELECT fraud_api.windows('closed', '1 minute');
 RESET ROLE;
 
--- Alerts of a table that is gone are left to administrators
+-- A table that is no longer watched keeps its alerts
+SELECT fraud.unwatch('payments');
+SET ROLE api_reader;
+SELECT DISTINCT table_name FROM fraud_api.alerts ORDER BY 1;
+RESET ROLE;
+
+-- Alerts of a table that is gone are left to administrators, also when
+-- another has its name
 DROP TABLE transfers CASCADE;
+CREATE TABLE transfers (id int);
+GRANT SELECT ON transfers TO fraud_reader;
 SET ROLE api_reader;
 SELECT count(*) FROM fraud_api.alerts WHERE table_name = 'api.transfers';
 SET ROLE fraud_admin;

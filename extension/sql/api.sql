@@ -44,24 +44,22 @@ COMMENT ON EVENT TRIGGER pg_fraud_before_ddl IS
 -- An alert holds a whole row: where row security hides rows of a table from
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text
-LANGUAGE sql STABLE STRICT ROWS 100
+LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     WITH known AS (
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-          AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'fraud'))
+        FROM fraud.watch_config w
+        JOIN pg_class c ON c.oid = w.target
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE NOT tables.readable
+           OR has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))
     SELECT k.name FROM known k
-    WHERE NOT tables.readable
-       OR has_table_privilege(k.oid, 'SELECT') AND NOT row_security_active(k.oid)
     UNION
-    SELECT n.name FROM fraud.table_names n JOIN pg_class c ON c.oid = n.target
-    WHERE NOT tables.readable
-       OR has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid);
+    SELECT n.name FROM fraud.table_names n JOIN known k ON k.oid = n.target;
 END;
 COMMENT ON FUNCTION fraud.tables(boolean) IS
-'Names that tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
+'Names that watched tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
 
 ALTER TABLE fraud.alerts ENABLE ROW LEVEL SECURITY;
 CREATE POLICY readers ON fraud.alerts FOR SELECT TO fraud_reader

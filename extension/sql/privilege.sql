@@ -93,6 +93,7 @@ GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.watch_config TO fraud_bridge;
 -- api.sql
 GRANT SELECT ON ALL TABLES IN SCHEMA fraud_api TO fraud_reader;
 GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.table_names TO fraud_reader;
+GRANT SELECT (target) ON fraud.watch_config TO fraud_reader;
 GRANT SELECT (id, source, kafka_topic, kafka_partition, kafka_offset, headers,
     stage, sqlstate, reason, truncated, received_at, replay_requested_at,
     replayed_at) ON fraud.dead_letters TO fraud_reader;
