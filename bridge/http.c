@@ -35,6 +35,7 @@ struct Http
 	bool		  open_policy; /* any address will do */
 	bool		  refused;
 	bool		  too_large;
+	char		  error[CURL_ERROR_SIZE];
 };
 
 /* Is this IPv4 address loopback, link-local, private or otherwise not public? */
@@ -261,12 +262,12 @@ url_host_allowed(const char *url)
 
 /* Settings that every request has */
 static void
-set_defaults(Http *http, char *curl_error)
+set_defaults(Http *http)
 {
 	CURL *curl = http->curl;
 
 	curl_easy_reset(curl);
-	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, curl_error);
+	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, http->error);
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
@@ -317,7 +318,7 @@ set_request(Http *http, const HttpRequest *request)
 
 /* Say in words why there is no answer */
 static void
-describe_failure(Http *http, CURLcode code, const char *curl_error)
+describe_failure(Http *http, CURLcode code)
 {
 	HttpResponse *response = http->response;
 
@@ -333,18 +334,14 @@ describe_failure(Http *http, CURLcode code, const char *curl_error)
 		snprintf(response->err, sizeof(response->err), "cancelled");
 	else
 		snprintf(response->err, sizeof(response->err), "%s",
-				 curl_error[0] != '\0' ? curl_error : curl_easy_strerror(code));
+				 http->error[0] != '\0' ? http->error
+										: curl_easy_strerror(code));
 }
 
-/* Send a request and wait for the answer; true when there is one */
-bool
-http_send(Http *http, const HttpRequest *request, HttpResponse *response)
+/* Make everything ready for a request; the headers are to be freed */
+static struct curl_slist *
+begin_request(Http *http, const HttpRequest *request, HttpResponse *response)
 {
-	char			   curl_error[CURL_ERROR_SIZE] = "";
-	struct curl_slist *headers;
-	CURLcode		   code;
-	long			   status = 0;
-
 	buf_reset(&response->body);
 	response->status = 0;
 	response->retry_after_ms = 0;
@@ -353,18 +350,34 @@ http_send(Http *http, const HttpRequest *request, HttpResponse *response)
 	response->err[0] = '\0';
 	http->response = response;
 	http->refused = http->too_large = false;
+	http->error[0] = '\0';
 	http->open_policy = request->trusted || url_host_allowed(request->url);
+	set_defaults(http);
+	return set_request(http, request);
+}
 
-	set_defaults(http, curl_error);
-	headers = set_request(http, request);
-	code = curl_easy_perform(http->curl);
+/* Take down what became of it */
+static void
+end_request(Http *http, CURLcode code, struct curl_slist *headers)
+{
+	long status = 0;
+
 	if (code == CURLE_OK)
 		curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);
 	else
-		describe_failure(http, code, curl_error);
+		describe_failure(http, code);
 	curl_slist_free_all(headers);
-	response->status = (int) status;
-	buf_append(&response->body, "", 0); /* a zero byte at the end */
+	http->response->status = (int) status;
+	buf_append(&http->response->body, "", 0); /* a zero byte at the end */
+}
+
+/* Send a request and wait for the answer; true when there is one */
+bool
+http_send(Http *http, const HttpRequest *request, HttpResponse *response)
+{
+	struct curl_slist *headers = begin_request(http, request, response);
+
+	end_request(http, curl_easy_perform(http->curl), headers);
 	return response->status != 0;
 }
 
@@ -376,4 +389,126 @@ http_retriable(const HttpResponse *response)
 		   (response->status == 0 || response->status == 408 ||
 			response->status == 425 || response->status == 429 ||
 			response->status >= 500);
+}
+
+/* ---- many requests ---- */
+
+/* A place for one request at a time */
+typedef struct HttpSlot
+{
+	Http			  *http;
+	HttpResponse	   response;
+	struct curl_slist *headers;
+	int				   number; /* of the request that runs, -1: none */
+} HttpSlot;
+
+struct HttpPool
+{
+	CURLM	 *multi;
+	int		  size;
+	HttpSlot *slots;
+};
+
+/* A pool; its connections are kept open between requests */
+HttpPool *
+http_pool_open(int size, bool (*cancelled)(void *), void *arg)
+{
+	HttpPool *pool = xcalloc(1, sizeof(HttpPool));
+
+	pool->multi = curl_multi_init();
+	if (pool->multi == NULL)
+	{
+		log_fatal("could not initialize libcurl");
+		bridge_fail(BRIDGE_EXIT_INTERNAL);
+	}
+	pool->size = size;
+	pool->slots = xcalloc((size_t) size, sizeof(HttpSlot));
+	for (int i = 0; i < size; i++)
+	{
+		pool->slots[i].http = http_open(cancelled, arg);
+		pool->slots[i].number = -1;
+	}
+	return pool;
+}
+
+/* End a pool */
+void
+http_pool_close(HttpPool *pool)
+{
+	if (pool == NULL)
+		return;
+	for (int i = 0; i < pool->size; i++)
+	{
+		http_response_free(&pool->slots[i].response);
+		http_close(pool->slots[i].http);
+	}
+	curl_multi_cleanup(pool->multi);
+	free(pool->slots);
+	free(pool);
+}
+
+/* Begin the request with that number in a free place */
+static void
+start_slot(HttpPool *pool, HttpSlot *slot, int number, HttpPrepare prepare,
+		   void *arg)
+{
+	HttpRequest request;
+
+	memset(&request, 0, sizeof(request));
+	prepare(arg, number, &request);
+	slot->number = number;
+	slot->headers = begin_request(slot->http, &request, &slot->response);
+	curl_easy_setopt(slot->http->curl, CURLOPT_PRIVATE, slot);
+	curl_multi_add_handle(pool->multi, slot->http->curl);
+}
+
+/* Take what has ended; returns how many, *go_on is cleared when done() says */
+static int
+reap_slots(HttpPool *pool, HttpDone done, void *arg, bool *go_on)
+{
+	CURLMsg *msg;
+	int		 left;
+	int		 count = 0;
+
+	while ((msg = curl_multi_info_read(pool->multi, &left)) != NULL)
+	{
+		CURL	 *curl = msg->easy_handle;
+		CURLcode  code = msg->data.result;
+		HttpSlot *slot = NULL;
+
+		curl_easy_getinfo(curl, CURLINFO_PRIVATE, (char **) &slot);
+		curl_multi_remove_handle(pool->multi, curl);
+		end_request(slot->http, code, slot->headers);
+		if (!done(arg, slot->number, &slot->response))
+			*go_on = false;
+		slot->number = -1;
+		count++;
+	}
+	return count;
+}
+
+/* Send requests, as many at a time as the pool has places */
+void
+http_pool_send(HttpPool *pool, int count, HttpPrepare prepare, HttpDone done,
+			   void *arg)
+{
+	int	 next = 0;
+	int	 running = 0;
+	bool go_on = true;
+
+	while (running > 0 || (go_on && next < count))
+	{
+		int active;
+
+		for (int i = 0; go_on && i < pool->size && next < count; i++)
+			if (pool->slots[i].number < 0)
+			{
+				start_slot(pool, &pool->slots[i], next++, prepare, arg);
+				running++;
+			}
+		curl_multi_perform(pool->multi, &active);
+		running -= reap_slots(pool, done, arg, &go_on);
+		if (running > 0 && active > 0)
+			curl_multi_poll(pool->multi, NULL, 0, 100, NULL);
+	}
 }

@@ -40,4 +40,18 @@ extern void	 http_response_init(HttpResponse *response);
 extern void	 http_response_free(HttpResponse *response);
 extern bool	 http_retriable(const HttpResponse *response);
 
+/*
+ * Many requests, several at a time.  prepare() fills the request with that
+ * number, which has to stay valid until done() was called for it; done()
+ * says whether to go on with requests not yet begun.
+ */
+typedef struct HttpPool HttpPool;
+typedef void (*HttpPrepare)(void *arg, int number, HttpRequest *request);
+typedef bool (*HttpDone)(void *arg, int number, const HttpResponse *response);
+
+extern HttpPool *http_pool_open(int size, bool (*cancelled)(void *), void *arg);
+extern void		 http_pool_close(HttpPool *pool);
+extern void		 http_pool_send(HttpPool *pool, int count, HttpPrepare prepare,
+								HttpDone done, void *arg);
+
 #endif /* HTTP_H */

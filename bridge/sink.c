@@ -22,11 +22,10 @@
 
 #define LOCK_POLL_MS 100
 #define IDLE_POLL_MS 20
-#define SAVE_IDLE_MS 5000	  /* how old a cursor in the database may be */
-#define REPORT_MS 10000		  /* a failure that lasts is reported this often */
-#define FINISH_MS 5000		  /* a request may last so long after SIGTERM */
-#define REFUSED_IN_A_ROW 1000 /* then it is not the rows' fault */
-#define CAREFUL_ROWS 500	  /* read one by one after a row that fails */
+#define SAVE_IDLE_MS 5000 /* how old a cursor in the database may be */
+#define REPORT_MS 10000	  /* a failure that lasts is reported this often */
+#define FINISH_MS 5000	  /* a request may last so long after SIGTERM */
+#define CAREFUL_ROWS 500  /* read one by one after a row that fails */
 #define LOCK_DRAIN_MS 1000
 
 /* What to do next */
@@ -68,7 +67,8 @@ typedef struct Work
 	int64_t			rate_rows;
 } Work;
 
-static const SinkKind *const sink_kinds[] = {&sink_bigquery, &sink_kafka};
+static const SinkKind *const sink_kinds[] = {&sink_bigquery, &sink_kafka,
+											 &sink_webhook};
 
 /*
  * The event as JSON, in the order of its fields as the contract has it; a
@@ -575,7 +575,7 @@ send_batch(Work *work, LedgerPage *page, bool again)
 			return STEP_REOPEN;
 		batch.again = true;
 	}
-	if (work->refused_run + page->nevents >= REFUSED_IN_A_ROW)
+	if (work->refused_run + page->nevents >= work->kind->max_refused)
 	{
 		int refused = 0;
 

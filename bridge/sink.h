@@ -90,8 +90,9 @@ typedef struct Sink Sink; /* each kind's own */
 typedef struct SinkKind
 {
 	const char *name;
-	int			max_rows;  /* of a batch */
-	size_t		max_bytes; /* sum of the values of a batch */
+	int			max_rows;	 /* of a batch */
+	size_t		max_bytes;	 /* sum of the values of a batch */
+	int			max_refused; /* in a row: then it is not the rows' fault */
 
 	/* Check options, connect, prepare the receiver; *sink is set if DONE */
 	SinkResult (*open)(const SinkSetup *setup, Sink **sink, SinkError *err);
@@ -113,6 +114,7 @@ typedef struct SinkKind
 
 extern const SinkKind sink_bigquery;
 extern const SinkKind sink_kafka;
+extern const SinkKind sink_webhook;
 
 extern const char sink_alert_json[]; /* expression: the event as JSON */
 

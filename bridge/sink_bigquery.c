@@ -326,6 +326,7 @@ const SinkKind sink_bigquery = {
 	.name = "bigquery",
 	.max_rows = BATCH_ROWS,
 	.max_bytes = REQUEST_MAX - BATCH_ROWS * 100,
+	.max_refused = 1000,
 	.open = bigquery_open,
 	.value = bigquery_value,
 	.known = bigquery_known,

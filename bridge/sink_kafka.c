@@ -431,6 +431,7 @@ const SinkKind sink_kafka = {
 	.name = "kafka",
 	.max_rows = BATCH_ROWS,
 	.max_bytes = BATCH_BYTES,
+	.max_refused = 1000,
 	.open = kafka_open,
 	.value = kafka_value,
 	.key = kafka_key,
