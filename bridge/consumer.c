@@ -12,8 +12,8 @@
 
 #define MEMORY_QUEUES (12 * 1024 * 1024)  /* fetched, not yet taken */
 #define MEMORY_BATCHES (10 * 1024 * 1024) /* in a batch */
-#define QUEUED_RECORDS 32768
-#define BATCH_RECORDS 24576
+#define QUEUED_RECORDS 16384
+#define BATCH_RECORDS 12288
 
 /* The larger of two sizes */
 static size_t
