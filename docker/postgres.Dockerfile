@@ -4,6 +4,7 @@
 ARG PG_MAJOR=18
 
 FROM postgres:${PG_MAJOR}-bookworm AS build
+ARG PG_MAJOR
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # The server's packages are those of the base image; versions of the tools are
 # those of its distribution.
