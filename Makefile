@@ -15,10 +15,11 @@ demo:
 	@KEEP='$(KEEP)' bridge/parts/private -p kafka -p postgrest -p bigquery \
 		bridge/demo/run
 test:
-	@bridge/parts/private -w -p kafka -p postgrest -p bigquery -p postgres -p browser \
-		bridge/t/run $(T)
+	@bridge/parts/private -w -p kafka -p postgrest -p bigquery \
+		-p postgres -p browser bridge/t/run $(T)
 bench:
-	@bridge/parts/private -p kafka bridge/bench/run $(ONLY)
+	@bridge/parts/private -p kafka -p clients -p debezium \
+		bridge/bench/run $(ONLY)
 
 .PHONY: demo test bench
 
