@@ -4,7 +4,7 @@
  * Functions for rules, on cards, places, addresses and names.  Each gives
  * NULL for what it cannot make sense of, so that a rule does not fire on it,
  * and (but for the hour in a zone that does not exist) raises no error.
- * Symbols begin with fraud_rule_: that is how helper_call.c knows them.
+ * Symbols begin with fraud_helper_: that is how helper_call.c knows them.
  */
 #include "postgres.h"
 
@@ -21,13 +21,13 @@
 
 #include "pg_fraud.h"
 
-PG_FUNCTION_INFO_V1(fraud_rule_distance_km);
-PG_FUNCTION_INFO_V1(fraud_rule_luhn);
-PG_FUNCTION_INFO_V1(fraud_rule_card_brand);
-PG_FUNCTION_INFO_V1(fraud_rule_email_domain);
-PG_FUNCTION_INFO_V1(fraud_rule_ip_in);
-PG_FUNCTION_INFO_V1(fraud_rule_hour_in);
-PG_FUNCTION_INFO_V1(fraud_rule_similar);
+PG_FUNCTION_INFO_V1(fraud_helper_distance_km);
+PG_FUNCTION_INFO_V1(fraud_helper_luhn);
+PG_FUNCTION_INFO_V1(fraud_helper_card_brand);
+PG_FUNCTION_INFO_V1(fraud_helper_email_domain);
+PG_FUNCTION_INFO_V1(fraud_helper_ip_in);
+PG_FUNCTION_INFO_V1(fraud_helper_hour_in);
+PG_FUNCTION_INFO_V1(fraud_helper_similar);
 
 /* The Earth's mean radius R1 in kilometres (IUGG, GRS 80) */
 #define EARTH_RADIUS_KM 6371.0088
@@ -45,7 +45,7 @@ PG_FUNCTION_INFO_V1(fraud_rule_similar);
  * places that are close together.
  */
 Datum
-fraud_rule_distance_km(PG_FUNCTION_ARGS)
+fraud_helper_distance_km(PG_FUNCTION_ARGS)
 {
 	double degree = M_PI / 180.0;
 	double lat1 = PG_GETARG_FLOAT8(0);
@@ -95,7 +95,7 @@ card_digits(text *number, char *digits, bool prefix)
  * Spaces and hyphens are passed over.
  */
 Datum
-fraud_rule_luhn(PG_FUNCTION_ARGS)
+fraud_helper_luhn(PG_FUNCTION_ARGS)
 {
 	char digits[MAX_CARD_DIGITS];
 	int	 n = card_digits(PG_GETARG_TEXT_PP(0), digits, false);
@@ -140,7 +140,7 @@ static const struct
  * ranges); the rest may be masked.
  */
 Datum
-fraud_rule_card_brand(PG_FUNCTION_ARGS)
+fraud_helper_card_brand(PG_FUNCTION_ARGS)
 {
 	char digits[MAX_CARD_DIGITS];
 	int	 issuer = 0;
@@ -160,7 +160,7 @@ fraud_rule_card_brand(PG_FUNCTION_ARGS)
  * in lower case (RFC 4343) and without a final dot.
  */
 Datum
-fraud_rule_email_domain(PG_FUNCTION_ARGS)
+fraud_helper_email_domain(PG_FUNCTION_ARGS)
 {
 	text *address = PG_GETARG_TEXT_PP(0);
 	char *data = VARDATA_ANY(address);
@@ -214,7 +214,7 @@ read_address(text *address, unsigned char *bytes)
  * notation, RFC 4632 and RFC 4291)?  NULL if it is no address.
  */
 Datum
-fraud_rule_ip_in(PG_FUNCTION_ARGS)
+fraud_helper_ip_in(PG_FUNCTION_ARGS)
 {
 	inet		 *range = PG_GETARG_INET_PP(1);
 	unsigned char bytes[16];
@@ -231,7 +231,7 @@ fraud_rule_ip_in(PG_FUNCTION_ARGS)
  * the IANA time zone database.
  */
 Datum
-fraud_rule_hour_in(PG_FUNCTION_ARGS)
+fraud_helper_hour_in(PG_FUNCTION_ARGS)
 {
 	TimestampTz	 moment = PG_GETARG_TIMESTAMPTZ(0);
 	text		*zone_name = PG_GETARG_TEXT_PP(1);
@@ -259,7 +259,7 @@ fraud_rule_hour_in(PG_FUNCTION_ARGS)
  * they are equal.
  */
 Datum
-fraud_rule_similar(PG_FUNCTION_ARGS)
+fraud_helper_similar(PG_FUNCTION_ARGS)
 {
 	text *a = PG_GETARG_TEXT_PP(0);
 	text *b = PG_GETARG_TEXT_PP(1);

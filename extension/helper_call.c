@@ -34,33 +34,85 @@
 /* Column numbers from here on are placeholders; a table has at most 1600 */
 #define PLACEHOLDER_BASE 2000
 
+/* How the C symbols of helpers begin */
+#define PREFIX "fraud_helper_"
+
 StaticAssertDecl(sizeof(Var) <= sizeof(FuncCall),
 				 "a placeholder takes the place of a call");
 
 /*
- * Is the function a helper for rules: a C function of this extension whose
- * symbol says that it is meant for rules, and that is not volatile?
+ * The symbol of a helper for rules: a C function of this extension whose
+ * symbol says that it is meant for rules, and that is not volatile.  NULL for
+ * any other function.
  */
-bool
-is_rule_helper(Oid funcid)
+static char *
+helper_symbol(Oid funcid)
 {
 	HeapTuple	 tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(funcid));
 	Form_pg_proc proc;
 	Datum		 symbol;
 	bool		 isnull;
-	bool		 helper;
+	char		*name = NULL;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", funcid);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	symbol = SysCacheGetAttr(PROCOID, tuple, Anum_pg_proc_prosrc, &isnull);
-	helper = proc->prolang == ClanguageId && !isnull &&
-			 proc->provolatile != PROVOLATILE_VOLATILE &&
-			 strncmp(TextDatumGetCString(symbol), "fraud_rule_",
-					 strlen("fraud_rule_")) == 0;
+	if (proc->prolang == ClanguageId && !isnull &&
+		proc->provolatile != PROVOLATILE_VOLATILE)
+		name = TextDatumGetCString(symbol);
 	ReleaseSysCache(tuple);
-	return helper && getExtensionOfObject(ProcedureRelationId, funcid) ==
-						 get_extension_oid("pg_fraud", true);
+	if (name == NULL || strncmp(name, PREFIX, strlen(PREFIX)) != 0 ||
+		getExtensionOfObject(ProcedureRelationId, funcid) !=
+			get_extension_oid("pg_fraud", true))
+		return NULL;
+	return name;
+}
+
+/*
+ * Is the function a helper for rules?
+ */
+bool
+is_rule_helper(Oid funcid)
+{
+	return helper_symbol(funcid) != NULL;
+}
+
+/*
+ * Can the helper raise errors on some values?  Most give NULL instead.
+ */
+bool
+helper_can_raise(Oid funcid)
+{
+	return strcmp(helper_symbol(funcid), PREFIX "hour_in") == 0;
+}
+
+/*
+ * A rule that asks a list names it by a literal, and the list exists.
+ */
+static void
+check_list(ParseState *pstate, FuncExpr *func)
+{
+	Const *name = (Const *) linitial(func->args);
+
+	if (strncmp(helper_symbol(func->funcid), PREFIX "in_list",
+				strlen(PREFIX "in_list")) != 0)
+		return;
+	if (!IsA(name, Const) || name->constisnull)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg(
+				 "a list whose name is not a constant cannot be used in a rule"),
+			 errhint("Write the list's name as a literal."),
+			 parser_errposition(pstate, exprLocation((Node *) name))));
+	if (!list_exists(TextDatumGetCString(name->constvalue)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("list \"%s\" does not exist",
+						TextDatumGetCString(name->constvalue)),
+				 errhint("Create it with fraud.create_list()."),
+				 parser_errposition(pstate, exprLocation((Node *) name))));
 }
 
 /*
@@ -182,6 +234,7 @@ put_aside(FuncCall *call, HelperCalls *calls)
 											  NIL, actual)),
 				 parser_errposition(calls->pstate, call->location)));
 	func->location = call->location;
+	check_list(calls->pstate, func);
 	calls->calls = lappend(calls->calls, func);
 	placeholder = makeVar(1, PLACEHOLDER_BASE + list_length(calls->calls),
 						  func->funcresulttype, -1,

@@ -40,4 +40,5 @@ _PG_init(void)
 	mark_init();
 	ledger_init();
 	failure_init();
+	list_init();
 }

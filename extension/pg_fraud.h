@@ -16,6 +16,7 @@
  *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
  *	failure.c	errors of rules on rows
+ *	list.c		lists that rules ask
  *	observe.c	a row's values for people
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
@@ -98,6 +99,8 @@ typedef struct HelperCalls
 } HelperCalls;
 
 extern bool is_rule_helper(Oid funcid);
+/* Can the helper raise errors on some values? */
+extern bool helper_can_raise(Oid funcid);
 extern bool helper_calls_aside(Node *node, HelperCalls *calls);
 extern Node *helper_calls_back(Node *node, HelperCalls *calls);
 
@@ -271,6 +274,11 @@ extern void failure_record(RuleSet *rs, Rule *rule, TupleTableSlot *slot,
 						   ErrorData *edata);
 /* Is it not the rule's own error?  (classes 40, 53, 57, 58, XX001, XX002) */
 extern bool judge_rethrows(int sqlerrcode);
+
+/* ---- list.c: lists that rules ask ---- */
+
+extern void list_init(void);
+extern bool list_exists(const char *name);
 
 /* ---- observe.c: a row's values for people ---- */
 

@@ -397,7 +397,9 @@ hint_for(const ErrorData *edata, const char *condition)
 		case ERRCODE_UNDEFINED_FUNCTION:
 			return "Rules may use built-in functions and operators, and the helpers in schema fraud.  You might need to add explicit type casts.";
 		case ERRCODE_UNDEFINED_OBJECT:
-			return "Names of types outside pg_catalog need their schema.";
+			return edata->hint
+					   ? edata->hint
+					   : "Names of types outside pg_catalog need their schema.";
 		case ERRCODE_INVALID_COLUMN_REFERENCE:
 			return "System columns say how a row is stored, and are not there when it is judged.";
 		case ERRCODE_DATATYPE_MISMATCH:

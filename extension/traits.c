@@ -225,6 +225,8 @@ is_safe_like(OpExpr *op)
 static bool
 function_can_raise(Oid funcid, void *context)
 {
+	if (funcid >= FirstNormalObjectId && is_rule_helper(funcid))
+		return helper_can_raise(funcid);
 	return !is_safe_function(funcid);
 }
 
@@ -315,7 +317,8 @@ raise_walker(Node *node, void *context)
 static bool
 function_reads_settings(Oid funcid, void *context)
 {
-	return func_volatile(funcid) != PROVOLATILE_IMMUTABLE;
+	return func_volatile(funcid) != PROVOLATILE_IMMUTABLE &&
+		   !(funcid >= FirstNormalObjectId && is_rule_helper(funcid));
 }
 
 /*

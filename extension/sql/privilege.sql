@@ -122,3 +122,28 @@ GRANT EXECUTE ON FUNCTION
     fraud.backtest(regclass, text, timestamptz, timestamptz),
     fraud.tally(boolean, numeric, boolean)
     TO fraud_analyst;
+
+-- helper.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.distance_km(float8, float8, float8, float8),
+    fraud.luhn(text),
+    fraud.card_brand(text),
+    fraud.email_domain(text),
+    fraud.ip_in(text, inet),
+    fraud.hour_in(timestamptz, text),
+    fraud.similar(text, text, int)
+    TO fraud_reader;
+
+-- list.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.create_list(name, text, name),
+    fraud.drop_list(name)
+    TO fraud_admin;
+GRANT EXECUTE ON FUNCTION
+    fraud.add_to_list(name, text[], timestamptz, text),
+    fraud.add_to_list(name, text, timestamptz, text),
+    fraud.remove_from_list(name, text),
+    fraud.in_list(text, text),
+    fraud.in_list(text, bigint)
+    TO fraud_analyst;
+GRANT SELECT ON fraud.lists, fraud.list_config, fraud.list_entries TO fraud_analyst;

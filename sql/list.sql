@@ -1,0 +1,109 @@
+-- Lists that rules ask
+CREATE SCHEMA listing;
+SET search_path = listing;
+SET client_min_messages = warning;
+\set SHOW_CONTEXT never
+CREATE TABLE payments (id int, merchant text, account bigint, short int);
+SELECT fraud.watch('payments');
+SELECT fraud.add_rule('payments', 'bad', 'fraud.in_list(''listing_bad'', merchant)');
+SELECT fraud.create_list('listing_bad', 'merchants that cheat');
+SELECT fraud.create_list('listing_bad');
+SELECT fraud.add_rule('payments', 'bad', 'fraud.in_list(''listing_bad'', merchant)');
+SELECT fraud.add_rule('payments', 'acc', 'in_list(''listing_bad'', account) OR in_list(''listing_bad'', short)');
+SELECT fraud.add_rule('payments', 'x', 'fraud.in_list(merchant, merchant)');
+SELECT fraud.add_rule('payments', 'x', 'fraud.in_list(NULL, merchant)');
+SELECT fraud.add_rule('payments', 'x', 'fraud.in_list(''listing_bad'', 1.5)');
+
+CREATE FUNCTION try() RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(id || coalesce(array_to_string(rules, ' '), '-'), ', ' ORDER BY id)
+    FROM jsonb_to_recordset('[{"id": 1, "merchant": "acme"}, {"id": 2, "merchant": "Acme"}, {"id": 3, "merchant": "nice"},
+        {"id": 4, "account": 4711}, {"id": 5, "short": 4711}, {"id": 6, "merchant": ""}, {"id": 7}]') AS r(id int, merchant text, account bigint, short int),
+        fraud.check('listing.payments', to_jsonb(r))
+$$;
+SELECT try();
+SELECT fraud.add_to_list('listing_bad', 'acme', note => 'police');
+SELECT try();
+SELECT fraud.add_to_list('listing_bad', ARRAY['4711', '', '4711', NULL]);
+SELECT try();
+-- a change is seen at once by him who makes it, and undone with his transaction
+BEGIN;
+SELECT fraud.add_to_list('listing_bad', 'nice');
+SELECT try();
+SAVEPOINT s;
+SELECT fraud.remove_from_list('listing_bad', 'acme');
+SELECT try();
+ROLLBACK TO s;
+SELECT try();
+ROLLBACK;
+SELECT try();
+-- removal
+SELECT fraud.remove_from_list('listing_bad', 'acme'), fraud.remove_from_list('listing_bad', 'acme'), fraud.remove_from_list('listing_bad', 'none');
+SELECT try();
+SELECT fraud.add_to_list('listing_bad', 'acme');
+SELECT try();
+-- expiry
+SELECT fraud.add_to_list('listing_bad', 'acme', expires_at => now() - interval '1 s');
+SELECT fraud.add_to_list('listing_bad', 'nice', expires_at => clock_timestamp() + interval '300 ms');
+SELECT try();
+SELECT pg_sleep(0.4);
+SELECT try();
+SELECT fraud.add_to_list('listing_bad', ARRAY['acme', 'nice']);
+-- an allow list outranks
+SELECT fraud.create_list('listing_good', outranks => 'listing_none');
+SELECT fraud.create_list('listing_good', outranks => 'listing_bad');
+SELECT fraud.add_to_list('listing_good', 'nice');
+SELECT try();
+SELECT fraud.remove_from_list('listing_good', 'nice');
+SELECT try();
+SELECT name, description, outranks, entries FROM fraud.lists WHERE name LIKE 'listing%' ORDER BY name;
+-- rows that arrive, whoever inserts, and history
+CREATE ROLE listing_inserter;
+GRANT USAGE ON SCHEMA listing TO listing_inserter;
+GRANT INSERT, SELECT ON payments TO listing_inserter;
+SET ROLE listing_inserter;
+INSERT INTO payments VALUES (1, 'acme'), (2, 'other') RETURNING id, fraud_rules;
+SELECT fraud.add_to_list('listing_bad', 'x');
+RESET ROLE;
+SELECT rows_seen, hits, failed FROM fraud.backtest('payments', 'in_list(''listing_bad'', merchant)');
+-- many values
+SELECT fraud.add_to_list('listing_bad', array_agg('m' || g)) FROM generate_series(1, 20000) g;
+SELECT count(*) FROM generate_series(0, 20001) g WHERE fraud.in_list('listing_bad', 'm' || g);
+SELECT fraud.in_list('listing_bad', 'm0'), fraud.in_list('listing_bad', 'm20000'), fraud.in_list('listing_bad', NULL), fraud.in_list('listing_none', 'a');
+DELETE FROM fraud.list_entries WHERE value LIKE 'm1%';
+SELECT fraud.in_list('listing_bad', 'm1'), fraud.in_list('listing_bad', 'm2');
+-- errors
+SELECT fraud.add_to_list('listing_none', 'a');
+SELECT fraud.add_to_list('listing_bad', NULL::text);
+SELECT fraud.remove_from_list('listing_none', 'a');
+SELECT fraud.drop_list('listing_none');
+SELECT fraud.create_list('');
+\set VERBOSITY sqlstate
+SELECT fraud.add_to_list('listing_bad', repeat('x', 2000));
+\set VERBOSITY default
+-- rights: analysts keep lists, admins make them
+CREATE ROLE listing_analyst IN ROLE fraud_analyst;
+CREATE ROLE listing_reader IN ROLE fraud_reader;
+SET ROLE listing_analyst;
+SELECT fraud.add_to_list('listing_bad', 'by analyst');
+SELECT fraud.create_list('listing_more');
+SELECT changed_by FROM fraud.list_entries WHERE value = 'by analyst';
+SET ROLE listing_reader;
+SELECT fraud.add_to_list('listing_bad', 'x');
+SELECT fraud.in_list('listing_bad', 'x');
+SELECT * FROM fraud.list_entries;
+RESET ROLE;
+-- a list that is gone breaks the rules that ask it, and no row
+SELECT fraud.drop_list('listing_good');
+SELECT try();
+SELECT fraud.drop_list('listing_bad');
+INSERT INTO payments VALUES (3, 'acme') RETURNING id, fraud_rules;
+SELECT name, state, error FROM fraud.rules WHERE target = 'payments'::regclass ORDER BY name;
+SELECT fraud.create_list('listing_bad');
+SELECT try();
+SELECT fraud.add_to_list('listing_bad', 'acme');
+SELECT try();
+SELECT name, state FROM fraud.rules WHERE target = 'payments'::regclass ORDER BY name;
+SET client_min_messages = error;
+SELECT fraud.drop_list('listing_bad');
+DROP SCHEMA listing CASCADE;
+DROP ROLE listing_inserter, listing_analyst, listing_reader;
