@@ -27,6 +27,7 @@
 #define FINISH_MS 5000	  /* a request may last so long after SIGTERM */
 #define CAREFUL_ROWS 500  /* read one by one after a row that fails */
 #define LOCK_DRAIN_MS 1000
+#define EVICT_MS 1000 /* how often the holder of a lock is looked at */
 
 /* What to do next */
 typedef enum Step
@@ -742,12 +743,31 @@ serve(Work *work)
 	return step;
 }
 
+/* Another bridge holds the lock: see that it lives, and end it otherwise */
+static void
+evict_silent(Work *work)
+{
+	char		lease[24];
+	const char *params[] = {work->name, lease};
+	PGresult   *res;
+
+	snprintf(lease, sizeof(lease), "%d s", options()->lease);
+	res = pg_query(work->conn, &work->err, "SELECT fraud.evict_sink($1, $2)", 2,
+				   params);
+	if (res != NULL && PQgetvalue(res, 0, 0)[0] == 't')
+		log_warning("sink \"%s\": the bridge that ran it has given no sign of "
+					"life for %s, its connection was ended",
+					work->name, lease);
+	PQclear(res);
+}
+
 /* Take the sink's lock, waiting for another bridge's end; false: asked to */
 static bool
 take_lock(Work *work)
 {
 	const char *params[] = {work->name};
 	int64_t		start = now_ms();
+	int64_t		evict_at = start + EVICT_MS;
 	bool		told = false;
 
 	for (;;)
@@ -772,6 +792,11 @@ take_lock(Work *work)
 			/* the other one sends what is left */
 			atomic_store(&work->runner->drained, true);
 			return false;
+		}
+		if (now_ms() >= evict_at)
+		{
+			evict_silent(work);
+			evict_at = now_ms() + EVICT_MS;
 		}
 		if (!forward_wait(work->runner, LOCK_POLL_MS, NULL))
 			return false;

@@ -79,6 +79,7 @@ GRANT EXECUTE ON FUNCTION
     fraud.sink_key(text),
     fraud.system_identity(),
     fraud.open_sink(text),
+    fraud.evict_sink(text, interval),
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;
 GRANT EXECUTE ON FUNCTION fraud.sink_key(text), fraud.sink_lag(fraud.sink_cursor, text)
