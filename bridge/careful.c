@@ -281,6 +281,7 @@ refuse_stretch(Careful *c, size_t end)
 		return condemn(c);
 	}
 	c->bad_end = end;
+	c->suspect = NOBODY;
 	if (line > 0 && c->run_first + line - 1 < c->nsent)
 	{
 		c->suspect = c->sent[c->run_first + line - 1];

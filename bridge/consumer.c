@@ -10,8 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MEMORY_QUEUES (12 * 1024 * 1024)  /* fetched, not yet taken */
-#define MEMORY_BATCHES (10 * 1024 * 1024) /* in a batch */
+#define MEMORY_QUEUES (8 * 1024 * 1024)	 /* fetched, not yet taken */
+#define MEMORY_BATCHES (8 * 1024 * 1024) /* in a batch */
 #define QUEUED_RECORDS 16384
 #define BATCH_RECORDS 12288
 
@@ -124,6 +124,8 @@ consumer_create(const char *group, int lanes, char *err, size_t errlen)
 		{"reconnect.backoff.max.ms", "2000"},
 		{"topic.metadata.refresh.interval.ms", "10000"},
 		{"socket.keepalive.enable", "true"},
+		/* also how long a commit may wait for the group's coordinator */
+		{"session.timeout.ms", "6000"},
 		{"log.connection.close", "false"},
 	};
 	static const char *const required[][2] = {

@@ -67,7 +67,6 @@ typedef struct Source
 	atomic_bool	 missing;	   /* the topic does not exist */
 	atomic_int	 notices;	   /* notifications about the source so far */
 	int			 epoch;		   /* of the options it was started with */
-	atomic_int	 recheck;	   /* counts calls to look at the owners again */
 	atomic_int	 unverified;   /* partitions whose last record is compared */
 	SourceStats	 stats;
 
@@ -215,7 +214,8 @@ struct Lane
 
 	PGconn			 *conn;
 	rd_kafka_t		 *kafka;
-	rd_kafka_queue_t *queue;
+	rd_kafka_queue_t   *queue; /* of the consumer */
+	rd_kafka_queue_t   *hints; /* answers to commits */
 	rd_kafka_topic_t *topic;
 	char			 *cluster_id;
 	Mapping			 *mapping;
@@ -238,8 +238,9 @@ struct Lane
 	int64_t end_at;
 	int		notices; /* of the source's, those that it has looked into */
 	int64_t hint_at;
-	bool	hint_due;
-	int		rechecked; /* Source.recheck when the owners were looked at */
+	bool	hint_due;	/* positions have moved since the last hint */
+	bool	hint_sent;	/* one is not answered yet */
+	bool	hint_ready; /* the coordinator has answered once */
 };
 
 extern bool lane_start(Lane *lane, Source *source, int number);
@@ -303,7 +304,6 @@ extern Source *source_start(SourceConfig *config, int budget_lanes,
 							bool accept_failures);
 extern bool	   source_ended(const Source *source);
 extern void	   source_free(Source *source);
-extern void	   source_recheck(Source *source);
 extern Source *source_create(SourceConfig *config);
 extern void source_halt(Source *source, const char *hint, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

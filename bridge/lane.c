@@ -13,6 +13,7 @@
 #define METADATA_SOON_MS 500 /* while the topic is not known */
 #define END_MS 10000		 /* the log's end is written down */
 #define HINT_MS 1000		 /* positions are committed to Kafka */
+#define HINT_ASK_MS 100
 
 /* Has the lane to end? */
 bool
@@ -93,6 +94,7 @@ ensure_consumer(Lane *lane)
 		}
 		rd_kafka_poll_set_consumer(lane->kafka);
 		lane->queue = rd_kafka_queue_get_consumer(lane->kafka);
+		lane->hints = rd_kafka_queue_new(lane->kafka);
 		lane->topic =
 			rd_kafka_topic_new(lane->kafka, lane->source->config.topic, NULL);
 	}
@@ -156,28 +158,78 @@ refresh_metadata(Lane *lane)
 	}
 }
 
+/* The group's coordinator has answered */
+static void
+hint_answered(rd_kafka_t *kafka, rd_kafka_resp_err_t err,
+			  rd_kafka_topic_partition_list_t *list, void *opaque)
+{
+	Lane *lane = opaque;
+
+	(void) kafka;
+	(void) list;
+	lane->hint_sent = false;
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		log_debug("source \"%s\": positions not committed to Kafka: %s",
+				  lane->source->config.name, rd_kafka_err2str(err));
+}
+
+/* The positions of the lane's partitions */
+static rd_kafka_topic_partition_list_t *
+position_list(const Lane *lane)
+{
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(lane->nparts);
+
+	for (int i = 0; i < lane->nparts; i++)
+		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+										  lane->parts[i].id)
+			->offset = lane->parts[i].next;
+	return list;
+}
+
+/*
+ * Does the group's coordinator answer?  Asked before the first commit, for
+ * librdkafka keeps a commit that finds no coordinator, and does not end
+ * before it is rid of it.
+ */
+static bool
+coordinator_known(Lane *lane)
+{
+	rd_kafka_topic_partition_list_t *list;
+
+	if (lane->hint_ready)
+		return true;
+	list = position_list(lane);
+	lane->hint_ready = rd_kafka_committed(lane->kafka, list, HINT_ASK_MS) ==
+					   RD_KAFKA_RESP_ERR_NO_ERROR;
+	rd_kafka_topic_partition_list_destroy(list);
+	return lane->hint_ready;
+}
+
 /* Commit the positions to Kafka: a hint for tools that show the lag */
 static void
 commit_hints(Lane *lane, bool last)
 {
 	rd_kafka_topic_partition_list_t *list;
-	rd_kafka_resp_err_t				 err;
 
-	if (!lane->hint_due || (!last && now_ms() < lane->hint_at) ||
-		lane->nparts == 0)
+	rd_kafka_queue_poll_callback(lane->hints, 0);
+	if (!lane->hint_due || lane->hint_sent || lane->nparts == 0 ||
+		(!last && now_ms() < lane->hint_at))
 		return;
 	lane->hint_at = now_ms() + HINT_MS;
+	if (!coordinator_known(lane))
+	{
+		lane->hint_at = now_ms() + 5 * HINT_MS;
+		return;
+	}
+	list = position_list(lane);
+	lane->hint_sent =
+		rd_kafka_commit_queue(lane->kafka, list, lane->hints, hint_answered,
+							  lane) == RD_KAFKA_RESP_ERR_NO_ERROR;
 	lane->hint_due = false;
-	list = rd_kafka_topic_partition_list_new(lane->nparts);
-	for (int i = 0; i < lane->nparts; i++)
-		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
-										  lane->parts[i].id)
-			->offset = lane->parts[i].next;
-	err = rd_kafka_commit(lane->kafka, list, 1);
-	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		log_debug("source \"%s\": positions not committed to Kafka: %s",
-				  lane->source->config.name, rd_kafka_err2str(err));
 	rd_kafka_topic_partition_list_destroy(list);
+	if (last && lane->hint_sent)
+		rd_kafka_queue_poll_callback(lane->hints, 500);
 }
 
 /* The partition is no longer ours: forget what it has in the batch */
@@ -216,18 +268,22 @@ write_ends(Lane *lane)
 		PGresult   *res;
 		PgError		err;
 
-		if (lane->parts[i].dropped ||
-			rd_kafka_get_watermark_offsets(
-				lane->kafka, lane->source->config.topic, lane->parts[i].id,
-				&low, &high) != RD_KAFKA_RESP_ERR_NO_ERROR ||
-			high < 0)
+		if (lane->parts[i].dropped)
 			continue;
 		snprintf(number, sizeof(number), "%d", lane->parts[i].id);
-		snprintf(end, sizeof(end), "%lld", (long long) high);
+		if (rd_kafka_get_watermark_offsets(
+				lane->kafka, lane->source->config.topic, lane->parts[i].id,
+				&low, &high) == RD_KAFKA_RESP_ERR_NO_ERROR &&
+			high >= 0)
+			snprintf(end, sizeof(end), "%lld", (long long) high);
+		else
+			params[2] = NULL; /* nothing was fetched yet */
 		res = pg_query(lane->conn, &err,
-					   "UPDATE fraud.offsets SET end_offset = $3::bigint, "
-					   "end_seen_at = clock_timestamp() WHERE source = $1 "
-					   "AND kafka_partition = $2::int AND owner = $4::uuid",
+					   "UPDATE fraud.offsets SET end_offset = "
+					   "COALESCE($3::bigint, end_offset), end_seen_at = CASE "
+					   "WHEN $3 IS NULL THEN end_seen_at ELSE "
+					   "clock_timestamp() END WHERE source = $1 AND "
+					   "kafka_partition = $2::int AND owner = $4::uuid",
 					   4, params);
 		if (res != NULL && strcmp(PQcmdTuples(res), "0") == 0)
 			lose_partition(lane, &lane->parts[i]);
@@ -313,6 +369,8 @@ lane_finish(Lane *lane)
 	mapping_free(lane->mapping);
 	if (lane->queue != NULL)
 		rd_kafka_queue_destroy(lane->queue);
+	if (lane->hints != NULL)
+		rd_kafka_queue_destroy(lane->hints);
 	if (lane->topic != NULL)
 		rd_kafka_topic_destroy(lane->topic);
 	if (lane->kafka != NULL)

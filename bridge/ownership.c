@@ -309,39 +309,6 @@ take_free(Lane *lane, int need)
 }
 
 /*
- * The operator may have moved a position: is each still where we know it,
- * and ours?
- */
-static bool
-recheck_owners(Lane *lane)
-{
-	const char *params[2] = {lane->source->config.name, bridge_instance()};
-	PgError		err;
-	PGresult   *res;
-
-	lane->rechecked = atomic_load(&lane->source->recheck);
-	res = pg_query(lane->conn, &err,
-				   "SELECT kafka_partition, next_offset FROM fraud.offsets "
-				   "WHERE source = $1 AND owner = $2::uuid AND "
-				   "requested_position IS NULL",
-				   2, params);
-	if (res == NULL)
-		return !pg_lost(lane->conn);
-	for (int i = 0; i < lane->nparts; i++)
-	{
-		Partition *part = &lane->parts[i];
-
-		part->dropped = true;
-		for (int j = 0; j < PQntuples(res); j++)
-			if (strtol(PQgetvalue(res, j, 0), NULL, 10) == part->id &&
-				strtoll(PQgetvalue(res, j, 1), NULL, 10) == part->next)
-				part->dropped = false;
-	}
-	PQclear(res);
-	return true;
-}
-
-/*
  * Bring what the lane owns nearer to its share.  Called between batches.
  * False when the connection is lost.
  */
@@ -350,9 +317,6 @@ ownership_balance(Lane *lane)
 {
 	int quota = source_lane_quota(lane->source, lane->number);
 
-	if (lane->rechecked != atomic_load(&lane->source->recheck) &&
-		!recheck_owners(lane))
-		return false;
 	for (int i = lane->nparts - 1; i >= 0; i--)
 		if (lane->parts[i].dropped)
 			ownership_release(lane, i);

@@ -53,13 +53,6 @@ source_start(SourceConfig *config, int budget_lanes, bool accept_failures)
 	return source;
 }
 
-/* Have the lanes see whether somebody has moved a position */
-void
-source_recheck(Source *source)
-{
-	atomic_fetch_add(&source->recheck, 1);
-}
-
 /* Have all lanes ended? */
 bool
 source_ended(const Source *source)

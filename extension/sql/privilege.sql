@@ -116,6 +116,7 @@ GRANT EXECUTE ON FUNCTION
     fraud.check(text, jsonb),
     fraud_api.check(text, jsonb)
     TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.is_fraud(record) TO fraud_bridge;
 GRANT SELECT ON fraud.rule_failures TO fraud_admin, fraud_operator;
 
 -- backtest.sql

@@ -1,0 +1,142 @@
+# From topics into tables: several sources and partitions, changes while it
+# runs, latency, hints to Kafka, preview, and memory.
+
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(sleep time);
+use PgFraud::Bridge;
+use PgFraud::Kafka;
+use PgFraud::Part qw(need wait_for);
+use PgFraud::Server;
+
+need('kafka');
+
+my $server = PgFraud::Server->new('main');
+my $kafka = PgFraud::Kafka->shared;
+my %topic = map { $_ => $kafka->topic($_, partitions => 3) } qw(one two three);
+
+$server->sql(<<"END");
+CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
+CREATE TABLE payments (id bigint, amount numeric, at timestamptz, merchant text DEFAULT 'unknown',
+	message jsonb, tags text[], trace text, "Odd ""name" int);
+SELECT fraud.watch('payments');
+SELECT fraud.add_rule('payments', 'large', 'amount > 500');
+SELECT fraud.add_source('one', '$topic{one}', 'payments', mapping =>
+	'{"at": {"path": "/time/created", "format": "epoch_ms"}, "message": "", "merchant": "/merchant/name",
+	  "trace": "\@headers/trace", "Odd \\"name": "/odd"}');
+CREATE TABLE others (id bigint, amount numeric);
+SELECT fraud.watch('others');
+SELECT fraud.add_source('two', '$topic{two}', 'others');
+GRANT INSERT ON payments, others TO bridge;
+GRANT SELECT ON payments TO bridge;
+END
+
+my $one = '{"id": 12345678901234567, "amount": 123456789012345678.90, "time": {"created": 1700000000123},'
+  . ' "merchant": {"name": "Zo\u00eb\\n\\\\x"}, "tags": ["a", "b,c", "d\"e"], "odd": 5}';
+$kafka->produce($topic{one}, { partition => 1, value => $one, headers => [ [ 'trace', 't1' ] ] },
+	{ partition => 1, value => '{"id": 2, "amount": 98765432109876543210987654321.987654321, "tags": null}' });
+$kafka->produce($topic{two}, map { { partition => $_ % 3, value => qq({"id": $_, "amount": 1}) } } 1 .. 3000);
+
+# Preview shows, and stores nothing
+my ($code, $log) = PgFraud::Bridge->run($server, $kafka,
+	dbname => $server->connstr(user => 'bridge'), options => ['--preview=one:2']);
+is($code, 0, 'preview');
+like($log, qr/"offset": 0, "is_fraud": true, "row": .*"amount": 123456789012345678.90/,
+	'it shows the row, to the last digit, and the verdict');
+like($log, qr/"offset": 1, /, 'as many as asked for');
+$server->sql_is('SELECT (SELECT count(*) FROM payments), (SELECT count(*) FROM fraud.alerts),
+	(SELECT count(*) FROM fraud.offsets)', '0|0|0', 'and stores nothing');
+($code, $log) = PgFraud::Bridge->run($server, $kafka, options => ['--preview=nobody']);
+is($code, 2, 'preview of a source that does not exist');
+
+my $bridge = PgFraud::Bridge->start($server, $kafka,
+	dbname => $server->connstr(user => 'bridge'), options => ['--only=ingest']);
+ok($bridge->wait_caught_up('one', 20) && $bridge->wait_caught_up('two', 20), 'two sources are read');
+$server->sql_is("SELECT id, amount, extract(epoch FROM at), merchant, tags, trace, \"Odd \"\"name\",
+		message->>'odd', is_fraud FROM payments WHERE kafka_offset = 0",
+	"12345678901234567|123456789012345678.90|1700000000.123000|Zo\x{c3}\x{ab}\n\\x|{a,\"b,c\",\"d\\\"e\"}|t1|5|5|t",
+	'every value arrives as it was sent');
+$server->sql_is('SELECT id, amount, merchant, tags IS NULL FROM payments WHERE kafka_offset = 1',
+	'2|98765432109876543210987654321.987654321|unknown|t', 'a missing field takes the default, thirty digits stay');
+$server->sql_is('SELECT count(*), count(DISTINCT id) FROM others', '3000|3000', 'several partitions');
+
+# Latency at a low rate
+my @latency;
+for my $i (1 .. 20)
+{
+	my $begin = time();
+	$kafka->produce($topic{two}, { partition => $i % 3, value => '{"id": ' . (10_000 + $i) . ', "amount": 1}' });
+	wait_for { $server->sql("SELECT count(*) FROM others WHERE id = 10000 + $i") } 5;
+	push @latency, time() - $begin;
+}
+@latency = sort { $a <=> $b } @latency;
+cmp_ok($latency[10], '<', 0.4, sprintf('a record is visible soon: median %.0f ms, psql included', $latency[10] * 1000));
+
+# Changes while it runs
+$server->sql(<<"END");
+CREATE TABLE third (id bigint);
+SELECT fraud.watch('third');
+GRANT INSERT ON third TO bridge;
+SELECT fraud.add_source('three', '$topic{three}', 'third');
+END
+$kafka->produce($topic{three}, '{"id": 1, "extra": "x"}');
+ok($server->wait_sql('SELECT count(*) FROM third', 1, 10), 'a source added is read');
+$server->sql("SELECT fraud.pause_source('three')");
+ok($server->wait_sql("SELECT count(*) FROM fraud.offsets WHERE source = 'three' AND owner IS NOT NULL", 0, 10),
+	'a source paused is given up');
+$kafka->produce($topic{three}, '{"id": 2, "extra": "x"}');
+sleep(1);
+$server->sql_is('SELECT count(*) FROM third', 1, 'and read no longer');
+$server->sql("ALTER TABLE third ADD COLUMN extra text; SELECT fraud.resume_source('three')");
+ok($server->wait_sql("SELECT extra FROM third WHERE id = 2", 'x', 10), 'resumed, with a column added');
+$server->sql("SELECT fraud.alter_source('three', mapping => '{\"extra\": \"/other\"}')");
+sleep(0.5);
+$kafka->produce($topic{three}, '{"id": 3, "other": "y"}');
+ok($server->wait_sql("SELECT extra FROM third WHERE id = 3", 'y', 10), 'a mapping changed is taken up');
+$server->sql('ALTER TABLE third ADD COLUMN later int; ALTER TABLE third DROP COLUMN extra');
+$server->sql("SELECT fraud.alter_source('three', mapping => '{}')");
+$kafka->produce($topic{three}, '{"id": 4, "later": 5}');
+ok($server->wait_sql("SELECT later FROM third WHERE id = 4", 5, 15), 'columns changed under it are taken up');
+$server->sql("SELECT fraud.drop_source('three')");
+ok($bridge->wait_log(qr/source "three": is read no longer/, 10), 'a source dropped is read no longer');
+
+# A partition added
+$kafka->add_partitions($topic{two}, 4);
+$kafka->produce($topic{two}, { partition => 3, value => '{"id": 20000, "amount": 1}' });
+my $begin = time();
+ok($server->wait_sql('SELECT count(*) FROM others WHERE id = 20000', 1, 12), 'a new partition is read');
+cmp_ok(time() - $begin, '<', 10, 'within ten seconds');
+
+# Hints for tools that show the lag
+my $group = 'pg_fraud-shop-two';
+ok((wait_for { ($kafka->group_offsets($group, $topic{two})->{3} // 0) == 1 } 10),
+	'positions are committed to the consumer group');
+$server->sql_is("SELECT state, lag FROM fraud.sources WHERE name = 'two'", 'running|0', 'the view shows state and lag');
+
+# Another reader of the connection string's options, reloaded
+$bridge->signal('HUP');
+ok($bridge->wait_log(qr/options were read again/, 5), 'SIGHUP reloads');
+ok($server->wait_sql("SELECT count(*) FROM fraud.offsets WHERE source = 'two' AND owner IS NOT NULL", 4, 10),
+	'and goes on');
+
+# Memory: records of 200 kB, and many small ones, while the table is locked
+my $session = $server->session;
+$session->query_safe('BEGIN; LOCK TABLE others');
+my $big = 'x' x 200_000;
+$kafka->produce($topic{two}, map { { partition => $_ % 3,
+	value => '{"id": ' . (30_000 + $_) . qq(, "amount": 1, "pad": "$big"}) } } 1 .. 400);
+$kafka->produce($topic{two}, map { { partition => $_ % 3, value => '{"id": ' . (40_000 + $_) . ', "amount": 1}' } } 1 .. 20_000);
+sleep(2);
+my $rss = sub { open(my $f, '<', '/proc/' . $bridge->pid . '/status') or return 0;
+	my ($kb) = join('', <$f>) =~ /VmHWM:\s+(\d+)/; return $kb / 1024; };
+$session->query_safe('COMMIT');
+$session->quit;
+ok($bridge->wait_caught_up('two', 60), 'records of all sizes are read');
+cmp_ok($rss->(), '<', 64 + 4 * 0.2, sprintf('with %.0f MiB of memory at most', $rss->()));
+$server->sql_is('SELECT count(*) FROM others WHERE id > 30000', 20_400, 'all of them');
+
+is($bridge->stop, 0, 'SIGTERM ends it');
+$server->sql_is('SELECT count(*) FROM fraud.offsets WHERE owner IS NOT NULL', 0, 'it owns nothing any more');
+$server->sql_is('SELECT count(*) FROM fraud.bridge_instances', 0, 'and is not in the registry');
+done_testing();
