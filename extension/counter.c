@@ -30,6 +30,7 @@ typedef struct RuleCount
 {
 	int64		rule;	/* fraud.rule_config.id */
 	bool		broken; /* fails on each row, unevaluated */
+	int64		skipped;
 	int64		fired;
 	int64		failed;
 	TimestampTz last_fired;	 /* 0: not fired */
@@ -124,6 +125,10 @@ counter_row(RuleSet *rs, const Verdict *verdict)
 	CounterSlot *slot = slot_current(rs);
 
 	slot->rows++;
+	if (unlikely(rs->any_braked))
+		for (int i = 0; i < rs->nrules; i++)
+			slot->rules[i].skipped +=
+				rs->rules[i].state == NULL && !rs->rules[i].broken;
 	for (int i = 0; i < rs->nrules; i++)
 	{
 		RuleCount *count = &slot->rules[i];
@@ -161,6 +166,7 @@ slot_add(CounterSlot *to, const CounterSlot *from)
 	to->rows += from->rows;
 	for (int i = 0; i < to->nrules; i++)
 	{
+		to->rules[i].skipped += from->rules[i].skipped;
 		to->rules[i].fired += from->rules[i].fired;
 		to->rules[i].failed += from->rules[i].failed;
 		to->rules[i].last_fired =
@@ -263,7 +269,7 @@ slot_write(CounterSlot *slot)
 	for (int i = 0; i < n; i++)
 	{
 		RuleCount *count = &slot->rules[i];
-		int64	   evaluated = count->broken ? 0 : slot->rows;
+		int64	   evaluated = count->broken ? 0 : slot->rows - count->skipped;
 		int64	   failed = count->broken ? slot->rows : count->failed;
 
 		cells[DELTA_RULES][i] = Int64GetDatum(count->rule);

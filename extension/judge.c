@@ -53,6 +53,7 @@ judge_rule(Rule *rule, ExprContext *econtext)
 static Fired
 judge_rule_timed(RuleSet *rs, int i)
 {
+	uint64	   nanoseconds;
 	instr_time start;
 	instr_time end;
 	Fired	   fired;
@@ -61,7 +62,10 @@ judge_rule_timed(RuleSet *rs, int i)
 	fired = judge_rule(&rs->rules[i], rs->econtext);
 	INSTR_TIME_SET_CURRENT(end);
 	INSTR_TIME_SUBTRACT(end, start);
-	counter_time(rs, i, (uint64) (INSTR_TIME_GET_DOUBLE(end) * 1e9));
+	nanoseconds = (uint64) (INSTR_TIME_GET_DOUBLE(end) * 1e9);
+	counter_time(rs, i, nanoseconds);
+	if (rs->rules[i].brake != NULL)
+		brake_time(rs, &rs->rules[i], nanoseconds);
 	return fired;
 }
 
@@ -83,8 +87,10 @@ judge_pass(RuleSet *rs, JudgeMode mode, bool guarded, bool timed,
 		if (!rule_wanted(rule, mode, guarded))
 			continue;
 		*at = i;
-		rs->fired[i] = unlikely(timed) ? judge_rule_timed(rs, i)
-									   : judge_rule(rule, rs->econtext);
+		rs->fired[i] =
+			unlikely(timed || (rule->max_time_ns != 0 && mode == JUDGE_COUNT))
+				? judge_rule_timed(rs, i)
+				: judge_rule(rule, rs->econtext);
 	}
 	*at = rs->nrules;
 	MemoryContextSwitchTo(old);
@@ -259,7 +265,11 @@ judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
 	judge_sum(rs, verdict);
 	econtext->ecxt_scantuple = NULL;
 	if (mode == JUDGE_COUNT)
+	{
 		counter_row(rs, verdict);
+		if (unlikely(rs->any_limits))
+			brake_row(rs, verdict);
+	}
 }
 
 /*

@@ -37,6 +37,7 @@ _PG_init(void)
 
 	ruleset_init();
 	counter_init();
+	brake_init();
 	mark_init();
 	ledger_init();
 	failure_init();

@@ -15,6 +15,7 @@
  *	ledger.c	verdict -> fraud.alerts
  *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
+ *	brake.c		limits of a rule
  *	failure.c	errors of rules on rows
  *	list.c		lists that rules ask
  *	observe.c	a row's values for people
@@ -131,11 +132,15 @@ typedef struct Rule
 	bool		fire_on_error;	/* on_error => 'fire' */
 	Numeric		score;
 	char	   *condition;
+	uint64		max_time_ns;	/* budget of an evaluation, 0: none */
+	double		max_share;		/* of the last share_rows rows, 0: none */
+	int			share_rows;
+	struct Brake *brake;		/* brake.c's, NULL without limits */
 	bool		broken;			/* does not compile: is not evaluated */
 	char	   *error;			/* why, if broken */
 	RuleTraits	traits;
 	Expr	   *expr;			/* NULL if broken */
-	ExprState  *state;			/* NULL if broken */
+	ExprState  *state;			/* NULL if broken or braked */
 } Rule;
 
 /*
@@ -166,6 +171,8 @@ typedef struct RuleSet
 	bool		any_plain;		/* some rule cannot raise */
 	bool		any_guarded;	/* some rule can raise */
 	bool		any_broken;		/* some rule does not compile */
+	bool		any_limits;		/* some rule has limits */
+	bool		any_braked;		/* some rule is over its limit, see state */
 	bool		any_moment;		/* some rule has PARAM_MOMENT */
 	bool		any_settings;	/* some rule reads settings */
 	int			nrules;			/* live and shadow, broken ones too */
@@ -189,6 +196,7 @@ extern RuleSet *ruleset_for(Relation rel);
  * rules is a warning, and NULL.
  */
 extern RuleSet *ruleset_for_row(Relation rel);
+extern void ruleset_invalidate(void);
 /* The same by id; opens the relation only when something has changed. */
 extern RuleSet *ruleset_for_relid(Oid relid);
 /*
@@ -284,6 +292,14 @@ extern bool list_exists(const char *name);
 
 extern Datum observe_columns(TupleTableSlot *slot, Bitmapset *columns,
 							 int limit);
+
+/* ---- brake.c: limits of a rule ---- */
+
+extern void brake_init(void);
+extern void brake_prepare(Rule *rule);
+extern bool brake_is_pending(int64 rule, int version);
+extern void brake_time(RuleSet *rs, Rule *rule, uint64 nanoseconds);
+extern void brake_row(RuleSet *rs, const Verdict *verdict);
 
 /* ---- counter.c ---- */
 

@@ -65,7 +65,21 @@ enum
 	CONFIG_SCORE,
 	CONFIG_CONDITION,
 	CONFIG_DESCRIPTION,
-	CONFIG_ON_ERROR
+	CONFIG_ON_ERROR,
+	CONFIG_CHANGED_BY,
+	CONFIG_ACTOR,
+	CONFIG_CHANGED_AT,
+	CONFIG_MAX_TIME_US,
+	CONFIG_MAX_SHARE,
+	CONFIG_SHARE_ROWS
+};
+
+/* Columns of fraud.rule_brakes */
+enum
+{
+	BRAKE_TARGET = 2,
+	BRAKE_RULE,
+	BRAKE_VERSION
 };
 
 /* What is known of one relation: a watched table or a partition of one */
@@ -88,6 +102,7 @@ static uint64	 config_generation = 1;
 static uint64	 last_serial = 0;
 static Oid		 watch_config_relid = InvalidOid;
 static Oid		 rule_config_relid = InvalidOid;
+static Oid		 rule_brakes_relid = InvalidOid;
 
 PG_FUNCTION_INFO_V1(fraud_config_changed);
 PG_FUNCTION_INFO_V1(fraud_validate_rule);
@@ -103,7 +118,7 @@ ruleset_relcache_callback(Datum arg, Oid relid)
 	RelEntry *entry;
 
 	if (relid == InvalidOid || relid == watch_config_relid ||
-		relid == rule_config_relid)
+		relid == rule_config_relid || relid == rule_brakes_relid)
 		config_generation++;
 	if (entries == NULL)
 		return;
@@ -122,6 +137,15 @@ ruleset_relcache_callback(Datum arg, Oid relid)
 		while ((entry = hash_seq_search(&status)) != NULL)
 			entry->valid = false;
 	}
+}
+
+/*
+ * Read all rules again, in this session.
+ */
+void
+ruleset_invalidate(void)
+{
+	config_generation++;
 }
 
 /*
@@ -276,6 +300,7 @@ rule_read(Rule *rule, HeapTuple tuple, TupleDesc desc)
 	bool  isnull;
 	char *mode = config_text(tuple, desc, CONFIG_MODE);
 	char *on_error = config_text(tuple, desc, CONFIG_ON_ERROR);
+	Datum value;
 
 	memset(rule, 0, sizeof(Rule));
 	rule->id = DatumGetInt64(config_value(tuple, desc, CONFIG_ID, &isnull));
@@ -290,6 +315,12 @@ rule_read(Rule *rule, HeapTuple tuple, TupleDesc desc)
 	rule->score =
 		DatumGetNumericCopy(config_value(tuple, desc, CONFIG_SCORE, &isnull));
 	rule->condition = config_text(tuple, desc, CONFIG_CONDITION);
+	value = config_value(tuple, desc, CONFIG_MAX_TIME_US, &isnull);
+	rule->max_time_ns = isnull ? 0 : DatumGetFloat8(value) * 1000;
+	value = config_value(tuple, desc, CONFIG_MAX_SHARE, &isnull);
+	rule->max_share = isnull ? 0 : DatumGetFloat8(value);
+	rule->share_rows =
+		DatumGetInt32(config_value(tuple, desc, CONFIG_SHARE_ROWS, &isnull));
 	pfree(mode);
 	pfree(on_error);
 }
@@ -301,6 +332,40 @@ static int
 rule_compare(const void *a, const void *b)
 {
 	return strcmp(((const Rule *) a)->name, ((const Rule *) b)->name);
+}
+
+/*
+ * Leave out the rules that were braked.
+ */
+static void
+ruleset_drop_braked(RuleSet *rs)
+{
+	Relation	rel = table_open(rule_brakes_relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	SysScanDesc scan = config_scan(rel, rs->root, BRAKE_TARGET);
+	HeapTuple	tuple;
+	int			n = 0;
+
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool  isnull;
+		int64 id =
+			DatumGetInt64(config_value(tuple, desc, BRAKE_RULE, &isnull));
+		int version =
+			DatumGetInt32(config_value(tuple, desc, BRAKE_VERSION, &isnull));
+
+		for (int i = 0; i < rs->nrules; i++)
+			if (rs->rules[i].id == id && rs->rules[i].version == version)
+				rs->rules[i].mode = RULE_OFF;
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+
+	for (int i = 0; i < rs->nrules; i++)
+		if (rs->rules[i].mode != RULE_OFF &&
+			!brake_is_pending(rs->rules[i].id, rs->rules[i].version))
+			rs->rules[n++] = rs->rules[i];
+	rs->nrules = n;
 }
 
 /*
@@ -329,6 +394,7 @@ ruleset_read_rules(RuleSet *rs)
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	ruleset_drop_braked(rs);
 	qsort(rs->rules, rs->nrules, sizeof(Rule), rule_compare);
 }
 
@@ -390,9 +456,10 @@ static bool
 ruleset_equal(const RuleSet *a, const RuleSet *b)
 {
 	if (a->root != b->root || a->nrules != b->nrules ||
-		a->paused != b->paused || a->on_update != b->on_update ||
-		a->event_time != b->event_time || a->entity != b->entity ||
-		a->amount != b->amount || strcmp(a->table_name, b->table_name) != 0 ||
+		a->any_braked != b->any_braked || a->paused != b->paused ||
+		a->on_update != b->on_update || a->event_time != b->event_time ||
+		a->entity != b->entity || a->amount != b->amount ||
+		strcmp(a->table_name, b->table_name) != 0 ||
 		!DatumGetBool(DirectFunctionCall2(numeric_eq,
 										  NumericGetDatum(a->threshold),
 										  NumericGetDatum(b->threshold))))
@@ -483,6 +550,7 @@ ruleset_sum_traits(RuleSet *rs)
 		Rule *rule = &rs->rules[i];
 
 		rs->any_broken |= rule->broken;
+		rs->any_limits |= rule->brake != NULL;
 		if (rule->state == NULL)
 			continue;
 		rs->any_guarded |= rule->traits.can_raise;
@@ -501,6 +569,8 @@ ruleset_prepare(RuleSet *rs)
 	ParamExternData *moment;
 
 	rs->fired = palloc0(Max(rs->nrules, 1));
+	for (int i = 0; i < rs->nrules; i++)
+		brake_prepare(&rs->rules[i]);
 	rs->zero =
 		DatumGetNumeric(DirectFunctionCall1(int4_numeric, Int32GetDatum(0)));
 	rs->econtext = CreateStandaloneExprContext();
@@ -729,6 +799,7 @@ ruleset_refresh(Relation rel)
 
 	watch_config_relid = fraud_relid("watch_config");
 	rule_config_relid = fraud_relid("rule_config");
+	rule_brakes_relid = fraud_relid("rule_brakes");
 
 	/* from here on the callback may clear it again */
 	entry->valid = true;

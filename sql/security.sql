@@ -108,7 +108,7 @@ RESET ROLE;
 SET ROLE security_admin;
 SELECT fraud.fold_counters();
 SELECT fraud.run_on_table('security.tx', '{}');
-SELECT fraud.save_rule('security.tx', 'x', 'add', 'true', 1, 'live', NULL, 'clear');
+SELECT fraud.save_rule(NULL, 'add');
 UPDATE fraud.rule_config SET condition = 'true';
 UPDATE fraud.alerts SET score = 0;
 SELECT nextval('fraud.alerts_id_seq');

@@ -14,14 +14,17 @@ GRANT EXECUTE ON FUNCTION fraud.outer_role(), fraud.actor() TO fraud_reader, fra
 
 -- watch.sql, rule.sql, ledger.sql
 GRANT EXECUTE ON FUNCTION
-    fraud.watch(regclass, numeric, name, name, name, boolean, boolean),
+    fraud.watch(regclass, numeric, name, name, name, boolean, boolean, boolean),
     fraud.unwatch(regclass),
     fraud.pause(regclass),
     fraud.resume(regclass)
     TO fraud_admin, fraud_operator;
 GRANT EXECUTE ON FUNCTION
-    fraud.add_rule(regclass, text, text, numeric, text, text, text, boolean),
-    fraud.alter_rule(regclass, text, text, numeric, text, text, text),
+    fraud.add_rule(regclass, text, text, numeric, text, text, text, boolean, float8, float8, int),
+    fraud.alter_rule(regclass, text, text, numeric, text, text, text, float8, float8, int),
+    fraud.release_rule(regclass, text),
+    fraud.approve_rule(regclass, text),
+    fraud.reject_rule(regclass, text, text),
     fraud.drop_rule(regclass, text),
     fraud.rollback_rule(regclass, text, int)
     TO fraud_admin;
@@ -30,7 +33,8 @@ GRANT EXECUTE ON PROCEDURE fraud.remark(regclass, timestamptz, timestamptz, int,
 GRANT EXECUTE ON FUNCTION fraud.table_name(regclass), fraud.rule_counts(),
     fraud.rule_error(regclass, text)
     TO fraud_reader, fraud_bridge;
-GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions TO fraud_reader;
+GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions, fraud.rule_proposals TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int) TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text), fraud.fold_counters()
     TO fraud_bridge;
 

@@ -13,6 +13,7 @@ CREATE TABLE fraud.watch_config (
     paused      boolean NOT NULL DEFAULT false,
     -- false after unwatch: the table keeps its columns, its rules, its options
     active      boolean NOT NULL DEFAULT true,
+    approval    boolean NOT NULL DEFAULT false,
     watched_by  text NOT NULL,
     watched_at  timestamptz NOT NULL DEFAULT now()
 );
@@ -25,6 +26,7 @@ COMMENT ON COLUMN fraud.watch_config.amount IS 'Column of the money';
 COMMENT ON COLUMN fraud.watch_config.on_update IS 'Whether an UPDATE is judged too';
 COMMENT ON COLUMN fraud.watch_config.paused IS 'Rows are stored unjudged';
 COMMENT ON COLUMN fraud.watch_config.active IS 'False when the table is no longer watched';
+COMMENT ON COLUMN fraud.watch_config.approval IS 'Changes of rules wait for a second person''s approval';
 COMMENT ON COLUMN fraud.watch_config.watched_by IS 'Who called watch last';
 COMMENT ON COLUMN fraud.watch_config.watched_at IS 'When that was';
 SELECT pg_catalog.pg_extension_config_dump('fraud.watch_config', '');
@@ -262,7 +264,8 @@ CREATE FUNCTION fraud.watch(
     entity     name DEFAULT NULL,
     amount     name DEFAULT NULL,
     on_update  boolean DEFAULT NULL,
-    dry_run    boolean DEFAULT false)
+    dry_run    boolean DEFAULT false,
+    approval   boolean DEFAULT NULL)
     RETURNS SETOF text
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -305,16 +308,23 @@ BEGIN
                               'float4'::regtype, 'float8'::regtype)
            AND NOT EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target = $1 AND w.amount IS NOT NULL);
     END IF;
+    -- else who wants to change a rule alone would take it back first
+    IF approval IS FALSE AND (SELECT w.approval FROM fraud.watch_config AS w WHERE w.target = $1)
+       AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = fraud.outer_role()) THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = 'only a superuser can take back that changes of rules need approval';
+    END IF;
     first := NOT EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target = $1 AND w.active);
     INSERT INTO fraud.watch_config AS w
-        (target, threshold, event_time, entity, amount, on_update, watched_by)
-    VALUES ($1, coalesce($2, 1), $3, $4, amount, coalesce($6, false), fraud.outer_role())
+        (target, threshold, event_time, entity, amount, on_update, watched_by, approval)
+    VALUES ($1, coalesce($2, 1), $3, $4, amount, coalesce($6, false), fraud.outer_role(), coalesce($8, false))
     ON CONFLICT ON CONSTRAINT watch_config_pkey DO UPDATE SET
         threshold = coalesce($2, w.threshold),
         event_time = coalesce($3, w.event_time),
         entity = coalesce($4, w.entity),
         amount = coalesce(excluded.amount, w.amount),
         on_update = coalesce($6, w.on_update),
+        approval = coalesce($8, w.approval),
         active = true,
         watched_by = excluded.watched_by,
         watched_at = excluded.watched_at;
@@ -327,9 +337,9 @@ BEGIN
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(target));
 END
 $$;
-COMMENT ON FUNCTION fraud.watch(regclass, numeric, name, name, name, boolean, boolean) IS
+COMMENT ON FUNCTION fraud.watch(regclass, numeric, name, name, name, boolean, boolean, boolean) IS
     'Watches a table: adds the marks and the triggers that judge its rows
-threshold: score from which a row is fraud (1); event_time, entity, amount: the columns that say when, who, how much; on_update: judge updates too (false). An option not given keeps its value. dry_run returns what would be done and does nothing.';
+threshold: score from which a row is fraud (1); event_time, entity, amount: the columns that say when, who, how much; on_update: judge updates too (false); approval: changes of rules wait until another member of fraud_admin approves them (false). An option not given keeps its value. dry_run returns what would be done and does nothing.';
 
 CREATE FUNCTION fraud.unwatch(target regclass) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -390,7 +400,7 @@ COMMENT ON FUNCTION fraud.resume(regclass) IS 'Judges a watched table''s rows ag
 
 CREATE VIEW fraud.watched AS
     SELECT w.target, w.threshold, w.event_time, w.entity, w.amount, w.on_update, w.paused,
-           w.watched_by, w.watched_at
+           w.watched_by, w.watched_at, w.approval
       FROM fraud.watch_config AS w
      WHERE w.active;
 COMMENT ON VIEW fraud.watched IS 'Tables whose rows are judged';
@@ -403,3 +413,4 @@ COMMENT ON COLUMN fraud.watched.on_update IS 'Whether an UPDATE is judged too';
 COMMENT ON COLUMN fraud.watched.paused IS 'Rows are stored unjudged';
 COMMENT ON COLUMN fraud.watched.watched_by IS 'Who called watch last';
 COMMENT ON COLUMN fraud.watched.watched_at IS 'When that was';
+COMMENT ON COLUMN fraud.watched.approval IS 'Changes of rules wait for a second person''s approval';
