@@ -266,7 +266,8 @@ function summary(row) {
   if (!t || typeof t !== 'object') return data(t, 200);
   const first = [...ruleFields].filter(([name]) => row.table_name === name).flatMap(([, f]) => f);
   const keys = Object.keys(t).filter(k => t[k] !== null && !(typeof t[k] === 'string' && t[k] === row.occurred_at));
-  const ranked = [...keys.filter(k => first.includes(k)), ...keys.filter(k => !first.includes(k))].slice(0, 12);
+  const rank = k => first.includes(k) ? 0 : /^kafka_/.test(k) ? 3 : typeof t[k] === 'object' ? 2 : 1;
+  const ranked = keys.sort((a, b) => rank(a) - rank(b)).slice(0, 12);
   for (const k of ranked)
     box.append(el('span', { class: 'pair' }, el('span', { class: 'key' }, data(k, 40)), '\u00a0', data(brief(t[k]), 60)), ' ');
   return box;
@@ -815,7 +816,8 @@ const sourceGrid = new Grid($('source-grid'), 'Sources', [
   { head: 'Topic', field: 'topic', tip: r => r.topic },
   { head: 'Table', field: 'target', show: r => data(short(r.target), 200), tip: r => r.target },
   { head: 'Lag', field: 'lag', width: '7em', cls: 'num', label: 'lag', show: r => r.lag === null ? '?' : count(r.lag) },
-  { head: 'Position', field: 'position', cls: 'wrap', show: wrap('position', 300), label: 'position' },
+  { head: 'Position', field: 'position', cls: 'wrap', label: 'position', title: 'the next offset of each partition',
+    show: r => data(Object.entries(r.position || {}).map(([p, o]) => `${p}: ${digits(o)}`).join('  '), 300) },
   { head: 'Error', cls: 'wrap wide', show: reason },
 ], { key: r => plain(r.name), sortable: true, empty: 'No source yet.' });
 const sinkGrid = new Grid($('sink-grid'), 'Sinks', [

@@ -98,16 +98,26 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'At most 10000 buckets are counted at once.';
     END IF;
+    -- Few alerts have reviews: they are looked up for all buckets at once.
     RETURN QUERY
-    SELECT date_bin(every, a.detected_at, lower), count(*),
-           count(*) FILTER (WHERE a.status = 'open'),
-           count(*) FILTER (WHERE a.status = 'confirmed'),
-           count(*) FILTER (WHERE a.status IN ('dismissed', 'cleared'))
-    FROM fraud_api.alerts a
-    WHERE a.detected_at >= lower AND a.detected_at < upper
-      AND (alert_counts.table_name IS NULL OR a.table_name = alert_counts.table_name)
-      AND (rule IS NULL OR a.rules @> ARRAY[rule])
-      AND (min_score IS NULL OR a.score >= min_score)
+    WITH counted AS MATERIALIZED (
+        SELECT a.id, date_bin(every, a.detected_at, lower) AS bucket
+        FROM fraud.alerts a
+        WHERE a.detected_at >= lower AND a.detected_at < upper
+          AND (alert_counts.table_name IS NULL OR a.table_name = alert_counts.table_name)
+          AND (rule IS NULL OR a.rules @> ARRAY[rule])
+          AND (min_score IS NULL OR a.score >= min_score)
+    ), latest AS MATERIALIZED (
+        SELECT DISTINCT ON (r.alert_id) r.alert_id, r.status
+        FROM fraud.reviews r
+        WHERE r.alert_id BETWEEN (SELECT min(c.id) FROM counted c) AND (SELECT max(c.id) FROM counted c)
+        ORDER BY r.alert_id, r.id DESC
+    )
+    SELECT c.bucket, count(*),
+           count(*) FILTER (WHERE l.status IS NULL OR l.status = 'open'),
+           count(*) FILTER (WHERE l.status = 'confirmed'),
+           count(*) FILTER (WHERE l.status IN ('dismissed', 'cleared'))
+    FROM counted c LEFT JOIN latest l ON l.alert_id = c.id
     GROUP BY 1
     ORDER BY 1;
 END $$;
