@@ -254,6 +254,17 @@ handle_event(Lane *lane, const rd_kafka_message_t *message)
 			if (part != NULL && !part->dropped)
 				position_lost(lane, message->partition);
 			break;
+		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+			/* deleted: if it comes back, it is to be compared again */
+			part = batch_partition(lane, message->partition);
+			if (part != NULL)
+				part->dropped = true;
+			log_warning("source \"%s\": partition %d of topic \"%s\" is gone",
+						lane->source->config.name, message->partition,
+						lane->source->config.topic);
+			break;
 		default:
 			log_warning("source \"%s\": partition %d: %s",
 						lane->source->config.name, message->partition,

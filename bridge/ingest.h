@@ -129,6 +129,7 @@ typedef struct Tally
 	int64_t tombstones;
 	int64_t dead;
 	int64_t decode_us;
+	int64_t send_us;
 } Tally;
 
 typedef enum WriteResult
@@ -214,8 +215,8 @@ struct Lane
 
 	PGconn			 *conn;
 	rd_kafka_t		 *kafka;
-	rd_kafka_queue_t   *queue; /* of the consumer */
-	rd_kafka_queue_t   *hints; /* answers to commits */
+	rd_kafka_queue_t *queue; /* of the consumer */
+	rd_kafka_queue_t *hints; /* answers to commits */
 	rd_kafka_topic_t *topic;
 	char			 *cluster_id;
 	Mapping			 *mapping;

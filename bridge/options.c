@@ -822,14 +822,14 @@ options_init(int argc, char **argv)
 
 	saved_argc = argc;
 	saved_argv = argv;
-	if (argc > 1)
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
 	{
-		if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-?") == 0)
+		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-?") == 0)
 		{
 			print_help();
 			exit(BRIDGE_EXIT_OK);
 		}
-		if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0)
+		if (strcmp(argv[i], "--version") == 0 || strcmp(argv[i], "-V") == 0)
 		{
 			print_version();
 			exit(BRIDGE_EXIT_OK);

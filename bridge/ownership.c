@@ -16,6 +16,7 @@
 
 #define BALANCE_MS 200
 #define EVICT_MS 1000
+#define RETAKE_MS 1000
 
 /* Do a Kafka error's text and code matter?  Log it and forget it */
 static void
@@ -213,6 +214,7 @@ take(Lane *lane, int32_t id)
 		result = TAKE_LATER;
 	if (result != TAKE_OK)
 	{
+		lane->balance_at = now_ms() + RETAKE_MS;
 		batch_verified(lane, &part);
 		if (!pg_lost(lane->conn))
 			unlock(lane, id);
@@ -317,6 +319,9 @@ ownership_balance(Lane *lane)
 {
 	int quota = source_lane_quota(lane->source, lane->number);
 
+	/* a topic that comes back is compared again with what is stored */
+	if (atomic_load(&lane->source->missing))
+		quota = 0;
 	for (int i = lane->nparts - 1; i >= 0; i--)
 		if (lane->parts[i].dropped)
 			ownership_release(lane, i);
@@ -324,7 +329,7 @@ ownership_balance(Lane *lane)
 		ownership_release(lane, lane->nparts - 1);
 	if (pg_lost(lane->conn))
 		return false;
-	if (now_ms() < lane->balance_at)
+	if (now_ms() < lane->balance_at || atomic_load(&lane->source->missing))
 		return true;
 	lane->balance_at = now_ms() + BALANCE_MS;
 	if (lane->nparts >= quota)
