@@ -107,10 +107,10 @@ copy_postgres()
 	printf '%s\n' "$dir/usr/lib/postgresql/$version/bin/pg_config"
 }
 
-# The processes of a run carry its folder in their environment.
+# The processes of a run carry its folder, or one in it, in their environment.
 run_processes()
 {
-	grep -slzx "PG_FRAUD_RUN=$1" /proc/[0-9]*/environ |
+	grep -slzxE "PG_FRAUD_RUN=$1(/.*)?" /proc/[0-9]*/environ |
 		sed 's|/proc/\([0-9]*\)/.*|\1|' || true
 }
 
