@@ -1,5 +1,6 @@
 # The parts that the other tests stand on: broker, proxy, emulator.  What
 # goes in comes out, byte for byte.
+# Takes long.
 
 use strict;
 use warnings;

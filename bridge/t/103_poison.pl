@@ -1,5 +1,6 @@
 # Records that cannot be stored, between good neighbours: each is a dead
 # letter with its reason, the neighbours are stored in order.
+# Takes long.
 
 use strict;
 use warnings;

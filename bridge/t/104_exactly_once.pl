@@ -1,5 +1,6 @@
 # The bridge killed again and again, the database crashed twice, the broker
 # killed twice, over 100,000 records: every record is stored exactly once.
+# Takes long.
 
 use strict;
 use warnings;

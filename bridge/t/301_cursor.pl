@@ -1,6 +1,7 @@
 # The ledger is read between two snapshots: nothing is lost and nothing is
 # sent twice, whatever order transactions commit in, and a transaction that
 # stays open holds nobody up.
+# Takes long.
 
 use strict;
 use warnings;

@@ -1,5 +1,6 @@
 # Frauds arrive in BigQuery: an emulator that others wrote shows the table as
 # its own SQL reads it, every value digit for digit.
+# Takes long.
 
 use strict;
 use warnings;

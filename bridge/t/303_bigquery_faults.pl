@@ -1,5 +1,6 @@
 # BigQuery's failures: what passes is tried again with the same rows, what
 # does not stops the sink loudly, and a bad row costs no good one.
+# Takes long.
 
 use strict;
 use warnings;

@@ -1,5 +1,6 @@
 # The demo, with fewer messages: it shows each thing once, its counts agree,
 # and it says so when a part ends under it.
+# Takes long.
 
 use strict;
 use warnings;
