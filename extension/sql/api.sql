@@ -45,8 +45,7 @@ COMMENT ON EVENT TRIGGER pg_fraud_before_ddl IS
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text
 LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     WITH known AS (
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name
         FROM fraud.watch_config w
@@ -56,8 +55,8 @@ BEGIN ATOMIC
            OR has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))
     SELECT k.name FROM known k
     UNION
-    SELECT n.name FROM fraud.table_names n JOIN known k ON k.oid = n.target;
-END;
+    SELECT n.name FROM fraud.table_names n JOIN known k ON k.oid = n.target
+$$;
 COMMENT ON FUNCTION fraud.tables(boolean) IS
 'Names that watched tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
 
@@ -153,14 +152,13 @@ COMMENT ON VIEW fraud_api.sinks IS 'Where frauds are sent, and how far';
 -- What came from outside is for those who mend it
 CREATE FUNCTION fraud.dead_letter_part(id bigint, part text) RETURNS bytea
 LANGUAGE sql STABLE STRICT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE dead_letter_part.part WHEN 'key' THEN d.key ELSE d.value END
     FROM fraud.dead_letters d
     WHERE d.id = dead_letter_part.id
       AND (pg_has_role(fraud.outer_role(), 'fraud_admin', 'USAGE')
-           OR pg_has_role(fraud.outer_role(), 'fraud_operator', 'USAGE'));
-END;
+           OR pg_has_role(fraud.outer_role(), 'fraud_operator', 'USAGE'))
+$$;
 COMMENT ON FUNCTION fraud.dead_letter_part(bigint, text) IS
 'The key or value of a dead letter, for administrators and operators; null for others.';
 
@@ -378,8 +376,7 @@ SELECT pg_catalog.pg_extension_config_dump('fraud.exposed_tables', '');
 
 CREATE FUNCTION fraud.is_exposure(view regclass, target regclass) RETURNS boolean
 LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
         SELECT FROM fraud.exposed_tables e JOIN pg_class c ON c.relname IN (e.view_name, e.view_name || '_frauds')
         WHERE e.target = is_exposure.target AND c.oid = is_exposure.view)
@@ -387,8 +384,8 @@ BEGIN ATOMIC
         SELECT FROM pg_rewrite r
         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
         WHERE r.ev_class = is_exposure.view
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = is_exposure.target);
-END;
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = is_exposure.target)
+$$;
 COMMENT ON FUNCTION fraud.is_exposure(regclass, regclass) IS
 'Whether fraud.expose() made that view of that table.';
 

@@ -32,15 +32,17 @@ COMMENT ON COLUMN fraud.bridge_instances.stats IS 'What it last said of itself';
 
 CREATE FUNCTION fraud.partition_key(source text, kafka_partition int) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-RETURN hashtextextended('pg_fraud/source/' || source || '/' || kafka_partition, 0);
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT hashtextextended('pg_fraud/source/' || source || '/' || kafka_partition, 0)
+$$;
 COMMENT ON FUNCTION fraud.partition_key(text, int) IS
 'Key of the advisory lock that the writer of a source''s partition holds.';
 
 CREATE FUNCTION fraud.source_key(name text) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-RETURN hashtextextended('pg_fraud/add/' || name, 0);
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT hashtextextended('pg_fraud/add/' || name, 0)
+$$;
 COMMENT ON FUNCTION fraud.source_key(text) IS
 'Key of the advisory lock taken while a source is added.';
 
@@ -80,10 +82,9 @@ COMMENT ON FUNCTION fraud.heartbeat(uuid, jsonb) IS
 
 CREATE FUNCTION fraud.unregister_bridge(instance uuid) RETURNS void
 LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
-    DELETE FROM fraud.bridge_instances b WHERE b.instance = unregister_bridge.instance;
-END;
+SET search_path = pg_catalog, pg_temp AS $$
+    DELETE FROM fraud.bridge_instances b WHERE b.instance = unregister_bridge.instance
+$$;
 COMMENT ON FUNCTION fraud.unregister_bridge(uuid) IS
 'Takes a bridge that ends out of the registry.';
 
@@ -149,8 +150,9 @@ COMMENT ON FUNCTION fraud.evict(text, int, interval) IS
 
 CREATE FUNCTION fraud.is_alive(heartbeat_at timestamptz) RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN heartbeat_at OPERATOR(pg_catalog.>=)
-    (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(secs => 10));
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT heartbeat_at >= statement_timestamp() - make_interval(secs => 10)
+$$;
 COMMENT ON FUNCTION fraud.is_alive(timestamptz) IS
 'Whether a bridge with that last heartbeat counts as running.';
 

@@ -187,10 +187,11 @@ COMMENT ON FUNCTION fraud.check_topic(text, text) IS
 -- A place in the record: a JSON Pointer (RFC 6901) or one of the record's own
 CREATE FUNCTION fraud.is_record_path(path text) RETURNS boolean
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-RETURN path ~ '^(/([^~/]|~[01])*)*$'
-    OR path IN ('@key', '@topic', '@partition', '@offset', '@timestamp')
-    OR path ~ '^@headers/.';
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT path ~ '^(/([^~/]|~[01])*)*$'
+        OR path IN ('@key', '@topic', '@partition', '@offset', '@timestamp')
+        OR path ~ '^@headers/.'
+$$;
 COMMENT ON FUNCTION fraud.is_record_path(text) IS
 'Whether a text names a place in a Kafka record: a JSON Pointer, or @key, @topic, @partition, @offset, @timestamp, @headers/NAME.';
 
@@ -621,13 +622,12 @@ COMMENT ON FUNCTION fraud.resume_source(text) IS
 -- Let a source that has stopped go on from what an operator decided
 CREATE FUNCTION fraud.unstop_source(name text) RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     UPDATE fraud.source_config s
     SET stopped_at = NULL, stopped_reason = NULL, stopped_hint = NULL
     WHERE s.name = unstop_source.name;
-    SELECT pg_notify('pg_fraud', 'source ' || unstop_source.name);
-END;
+    SELECT pg_notify('pg_fraud', 'source ' || unstop_source.name)
+$$;
 COMMENT ON FUNCTION fraud.unstop_source(text) IS
 'Clears what stopped a source and tells the bridge.';
 
@@ -717,9 +717,10 @@ CREATE FUNCTION fraud.set_position(
     OUT kafka_topic text, OUT old_position bigint, OUT new_position text, OUT effect text)
 RETURNS record
 LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-RETURN fraud.set_position(set_position.source, set_position.partition,
-    set_position."position"::text, set_position.dry_run);
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT * FROM fraud.set_position(set_position.source, set_position.partition,
+        set_position."position"::text, set_position.dry_run)
+$$;
 COMMENT ON FUNCTION fraud.set_position(text, int, bigint, boolean) IS
 'Says from which offset a source reads a partition
 With dry_run => true nothing changes; the result says what would.';

@@ -50,10 +50,11 @@ COMMENT ON FUNCTION fraud.ledger() IS 'Trigger of watched tables: writes the ale
 
 CREATE FUNCTION fraud.table_name(target regclass) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-    RETURN (SELECT format('%I.%I', n.nspname, c.relname)
-              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = target);
+    SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%I.%I', n.nspname, c.relname)
+      FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.oid = target
+    $$;
 COMMENT ON FUNCTION fraud.table_name(regclass) IS
     'A table''s schema-qualified name, as history and ledger have it';
 
