@@ -51,12 +51,14 @@ Open it in a browser. Sign in there with a token whose role is a member of fraud
 CREATE FUNCTION fraud_api.explain_alert(alert_id bigint)
 RETURNS TABLE (rule text, version int, score numeric, condition text,
                description text, on_error text, changed_by text,
-               changed_at timestamptz, current_version int)
+               changed_at timestamptz, current_version int, observed jsonb)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT fired.name, fired.version, v.score, v.condition, v.description,
-           v.on_error, v.changed_by, v.changed_at, newest.version
+           v.on_error, v.changed_by, v.changed_at, newest.version,
+           CASE WHEN v.columns IS NOT NULL THEN coalesce(
+               (SELECT jsonb_object_agg(c, a.transaction -> c) FROM unnest(v.columns) AS c), '{}') END
     FROM fraud_api.alerts shown
     JOIN fraud.alerts a ON a.id = shown.id
     CROSS JOIN LATERAL ROWS FROM (unnest(a.rules), unnest(a.rule_versions))
@@ -74,7 +76,20 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION fraud_api.explain_alert(bigint) IS
 'Why a row became an alert
-Every rule that fired, as it was written then. current_version is NULL where the rule has been dropped since.';
+Every rule that fired, as it was written then, with the values of the columns that it read (observed). current_version is NULL where the rule has been dropped since.';
+
+CREATE FUNCTION fraud.explain_alert(alert_id bigint)
+RETURNS TABLE (rule text, version int, score numeric, condition text,
+               description text, on_error text, changed_by text,
+               changed_at timestamptz, current_version int, observed jsonb)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT * FROM fraud_api.explain_alert(explain_alert.alert_id);
+END;
+COMMENT ON FUNCTION fraud.explain_alert(bigint) IS
+'Why a row became an alert
+The same as fraud_api.explain_alert, which gateways offer.';
 
 CREATE FUNCTION fraud_api.alert_counts(
     every interval DEFAULT '1 hour', since timestamptz DEFAULT NULL,
@@ -144,11 +159,11 @@ CREATE INDEX alerts_detected_at_idx ON fraud.alerts
     USING brin (detected_at) WITH (pages_per_range = 16, autosummarize = on);
 
 REVOKE ALL ON FUNCTION fraud.page_html(), fraud.page_css(), fraud.page_js(),
-    fraud.page_policy(), fraud_api.page(), fraud_api.explain_alert(bigint),
+    fraud.page_policy(), fraud_api.page(), fraud.explain_alert(bigint), fraud_api.explain_alert(bigint),
     fraud_api.alert_counts(interval, timestamptz, timestamptz, text, text, numeric),
     fraud_api.replay(bigint) FROM PUBLIC;
 REVOKE ALL ON TYPE fraud_api."text/html" FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION fraud_api.page(), fraud_api.explain_alert(bigint),
+GRANT EXECUTE ON FUNCTION fraud_api.page(), fraud.explain_alert(bigint), fraud_api.explain_alert(bigint),
     fraud_api.alert_counts(interval, timestamptz, timestamptz, text, text, numeric)
     TO fraud_reader;
 GRANT SELECT ON fraud.rule_versions TO fraud_reader;

@@ -57,6 +57,7 @@ CREATE TABLE fraud.rule_versions (
     max_share   float8,
     share_rows  int,
     approved_by text,
+    columns     text[],
     UNIQUE (table_name, name, version)
 );
 COMMENT ON TABLE fraud.rule_versions IS 'Every version that any rule ever had';
@@ -76,6 +77,7 @@ COMMENT ON COLUMN fraud.rule_versions.changed_at IS 'When it was made';
 COMMENT ON COLUMN fraud.rule_versions.max_time_us IS 'Its budget of time';
 COMMENT ON COLUMN fraud.rule_versions.max_share IS 'Its share of rows';
 COMMENT ON COLUMN fraud.rule_versions.share_rows IS 'Rows over which that was counted';
+COMMENT ON COLUMN fraud.rule_versions.columns IS 'Columns that the condition read';
 COMMENT ON COLUMN fraud.rule_versions.approved_by IS 'Role that approved this version, where the table asked for it';
 
 -- Rules over their limits: written in C, in this order of columns.  No key but
@@ -211,6 +213,12 @@ CREATE FUNCTION fraud.rule_error(target regclass, condition text) RETURNS text
 COMMENT ON FUNCTION fraud.rule_error(regclass, text) IS
     'What is wrong with a stored condition by now; NULL if it compiles';
 
+CREATE FUNCTION fraud.rule_columns(target regclass, condition text) RETURNS text[]
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_rule_columns';
+COMMENT ON FUNCTION fraud.rule_columns(regclass, text) IS
+    'The columns that a condition reads; NULL if it does not compile';
+
 --
 -- Changing rules
 --
@@ -320,10 +328,11 @@ BEGIN
     RETURNING r.* INTO saved;
     INSERT INTO fraud.rule_versions
         (table_name, name, version, action, mode, score, condition, description, on_error,
-         changed_by, actor, changed_at, max_time_us, max_share, share_rows, approved_by)
+         changed_by, actor, changed_at, max_time_us, max_share, share_rows, approved_by, columns)
     VALUES (fraud.table_name(saved.target), saved.name, saved.version, action, saved.mode, saved.score,
             saved.condition, saved.description, saved.on_error, saved.changed_by, saved.actor, saved.changed_at,
-            saved.max_time_us, saved.max_share, saved.share_rows, saved.approved_by);
+            saved.max_time_us, saved.max_share, saved.share_rows, saved.approved_by,
+            fraud.rule_columns(saved.target, saved.condition));
     DELETE FROM fraud.rule_brakes AS b WHERE b.rule = saved.id;
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(saved.target));
     RETURN saved.version;
@@ -652,7 +661,7 @@ BEGIN
         SELECT a.key, b.value, a.value
           FROM jsonb_each_text(to_jsonb(after)) WITH ORDINALITY AS a(key, value, place)
           LEFT JOIN jsonb_each_text(to_jsonb(before)) AS b(key, value) ON b.key = a.key
-         WHERE a.value IS DISTINCT FROM b.value AND a.key <> ALL ('{id,table_name,name,changed_at}')
+         WHERE a.value IS DISTINCT FROM b.value AND a.key <> ALL ('{id,table_name,name,changed_at,columns}')
          ORDER BY array_position('{version,action,condition,mode,score,on_error,max_time_us,max_share,share_rows,description,changed_by,actor,approved_by}'::text[], a.key);
 END
 $$;
