@@ -22,6 +22,7 @@
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
+ *	compare.c	a rule and its challenger over stored rows
  */
 #ifndef PG_FRAUD_H
 #define PG_FRAUD_H

@@ -1024,18 +1024,17 @@ fraud_validate_rule(PG_FUNCTION_ARGS)
 static bool
 rule_inspect(Rule *rule, Oid relid)
 {
-	Relation	rel = try_relation_open(relid, AccessShareLock);
-	Oid			user;
-	int			context;
+	Relation rel = try_relation_open(relid, AccessShareLock);
+	Oid		 user;
+	int		 context;
 
 	if (rel == NULL)
 		return false;
 	if (rel->rd_rel->relkind != RELKIND_RELATION &&
 		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" is not a table",
-						RelationGetRelationName(rel))));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s\" is not a table",
+							   RelationGetRelationName(rel))));
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(rel->rd_rel->relowner,
 						   context | SECURITY_LOCAL_USERID_CHANGE |
@@ -1053,7 +1052,7 @@ rule_inspect(Rule *rule, Oid relid)
 Datum
 fraud_rule_error(PG_FUNCTION_ARGS)
 {
-	Rule		rule = {0};
+	Rule rule = {0};
 
 	rule.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!rule_inspect(&rule, PG_GETARG_OID(0)))
@@ -1070,11 +1069,11 @@ fraud_rule_error(PG_FUNCTION_ARGS)
 Datum
 fraud_rule_columns(PG_FUNCTION_ARGS)
 {
-	Oid			relid = PG_GETARG_OID(0);
-	Rule		rule = {0};
-	Datum	   *names;
-	int			n = 0;
-	int			attnum = -1;
+	Oid	   relid = PG_GETARG_OID(0);
+	Rule   rule = {0};
+	Datum *names;
+	int	   n = 0;
+	int	   attnum = -1;
 
 	rule.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	if (!rule_inspect(&rule, relid) || rule.broken)
@@ -1082,8 +1081,7 @@ fraud_rule_columns(PG_FUNCTION_ARGS)
 	names = palloc(sizeof(Datum) * (bms_num_members(rule.traits.columns) + 1));
 	while ((attnum = bms_next_member(rule.traits.columns, attnum)) >= 0)
 		if (attnum > 0)
-			names[n++] =
-				CStringGetTextDatum(get_attname(relid, attnum, false));
+			names[n++] = CStringGetTextDatum(get_attname(relid, attnum, false));
 	PG_RETURN_ARRAYTYPE_P(
 		construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
 }

@@ -123,6 +123,13 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION fraud.is_fraud(record) TO fraud_bridge;
 GRANT SELECT ON fraud.rule_failures TO fraud_admin, fraud_operator;
 
+-- compare.sql
+GRANT EXECUTE ON FUNCTION
+    fraud.compare_row(record, text, text, numeric),
+    fraud.challenger(regclass, text, text, int),
+    fraud.compare(regclass, text, text, int, timestamptz, timestamptz)
+    TO fraud_reader;
+
 -- backtest.sql
 GRANT EXECUTE ON FUNCTION
     fraud.backtest(regclass, text, timestamptz, timestamptz),
