@@ -154,6 +154,7 @@ typedef struct RuleSet
 	MemoryContext context;		/* holds all of it */
 	int			entries;		/* relations in the cache that use it */
 	uint64		serial;			/* unique in this backend */
+	uint64		built_at;		/* ruleset.c's */
 	Oid			root;			/* the watched table */
 	char	   *table_name;		/* root's name, schema-qualified */
 	TupleDesc	desc;			/* the layout, a copy */

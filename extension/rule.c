@@ -27,6 +27,7 @@
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 
 #include "pg_fraud.h"
 
@@ -495,8 +496,12 @@ analyse_placed(Relation rel, const char *condition)
 Expr *
 rule_compile(Relation rel, const char *condition)
 {
-	int	  level = settings_fix_for_compile();
-	Node *node = analyse_placed(rel, condition);
+	/* not under the caller's, which may live long: an error would leave it */
+	MemoryContext scratch = AllocSetContextCreate(
+		CurTransactionContext, "rule being compiled", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext caller = MemoryContextSwitchTo(scratch);
+	int			  level = settings_fix_for_compile();
+	Node		 *node = analyse_placed(rel, condition);
 
 	node = generated_mutator(node, rel);
 	/* inlines and folds; before the clock, which inlined bodies may read */
@@ -504,6 +509,10 @@ rule_compile(Relation rel, const char *condition)
 	node = moment_mutator(node, NULL);
 	node = (Node *) expression_planner((Expr *) node);
 	AtEOXact_GUC(true, level);
+
+	MemoryContextSwitchTo(caller);
+	node = copyObject(node);
+	MemoryContextDelete(scratch);
 	return (Expr *) node;
 }
 

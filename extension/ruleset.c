@@ -34,6 +34,7 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -698,6 +699,59 @@ ruleset_xact_callback(XactEvent event, void *arg)
 }
 
 /*
+ * Take over a rule that has not changed from a set of the same layout, which
+ * is several times cheaper than compiling it.  *at is where it is likely to
+ * be in that set.
+ */
+static bool
+rule_take_over(Rule *rule, RuleSet *from, int *at, MemoryContext context)
+{
+	for (int n = 0; n < from->nrules; n++)
+	{
+		int			  i = (*at + n) % from->nrules;
+		Rule		 *known = &from->rules[i];
+		MemoryContext old;
+
+		if (known->id != rule->id)
+			continue;
+		*at = i + 1;
+		if (known->version != rule->version || known->broken ||
+			strcmp(known->condition, rule->condition) != 0)
+			return false;
+		old = MemoryContextSwitchTo(context);
+		rule->expr = copyObject(known->expr);
+		rule_traits((Node *) rule->expr, &rule->traits);
+		rule->state = rule_init(rule->expr);
+		MemoryContextSwitchTo(old);
+		return true;
+	}
+	return false;
+}
+
+/*
+ * Compile the rules of a set, or take them over.
+ */
+static void
+ruleset_build(RuleSet *rs, RuleSet *from, Relation rel)
+{
+	int level = settings_fix_for_compile();
+	int at = 0;
+
+	rs->built_at = config_generation;
+
+	for (int i = 0; i < rs->nrules; i++)
+	{
+		if (from != NULL &&
+			rule_take_over(&rs->rules[i], from, &at, rs->context))
+			continue;
+		rule_build_guarded(&rs->rules[i], rel, rs->context);
+		if (rs->rules[i].broken)
+			warn_of_broken_rule(rs, &rs->rules[i]);
+	}
+	AtEOXact_GUC(true, level);
+}
+
+/*
  * The set equal to the one just read: one in the cache, or this one,
  * compiled and moved there.
  */
@@ -706,24 +760,24 @@ ruleset_intern(RuleSet *rs, Relation rel)
 {
 	MemoryContext old;
 	ListCell	 *lc;
+	RuleSet		 *from = NULL;
 
 	foreach (lc, sets)
 	{
 		RuleSet *other = lfirst(lc);
 
-		if (ruleset_equal(rs, other))
+		/* what is broken may compile after a change, of a list that it asks */
+		if ((!other->any_broken || other->built_at == config_generation) &&
+			ruleset_equal(rs, other))
 		{
 			MemoryContextDelete(rs->context);
 			return other;
 		}
+		if (other->root == rs->root && layout_equal(other->desc, rs->desc))
+			from = other;
 	}
 
-	for (int i = 0; i < rs->nrules; i++)
-	{
-		rule_build_guarded(&rs->rules[i], rel, rs->context);
-		if (rs->rules[i].broken)
-			warn_of_broken_rule(rs, &rs->rules[i]);
-	}
+	ruleset_build(rs, from, rel);
 	old = MemoryContextSwitchTo(rs->context);
 	ruleset_prepare(rs);
 	MemoryContextSwitchTo(CacheMemoryContext);

@@ -131,9 +131,12 @@ settings_fix_for_compile(void)
 	};
 	int level = NewGUCNestLevel();
 
+	/* most are as they should be; setting some reads files */
 	for (int i = 0; i < lengthof(fixed); i++)
-		(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
-								 false);
+		if (strcmp(GetConfigOption(fixed[i][0], false, false), fixed[i][1]) !=
+			0)
+			(void) set_config_option(fixed[i][0], fixed[i][1], PGC_USERSET,
+									 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+									 false);
 	return level;
 }

@@ -490,6 +490,35 @@ check_format(CheckContext *ctx, FuncExpr *func)
 }
 
 /*
+ * The server makes json of a value in its own way, or by a cast to json that
+ * the owner of its type has defined.
+ */
+static void
+check_json_value(CheckContext *ctx, Node *value)
+{
+	if (!type_is_builtin(exprType(value)))
+		refuse(ctx, value,
+			   psprintf("a json value of type %s",
+						format_type_be(exprType(value))),
+			   "A cast to json that its owner defined would run.",
+			   "Cast the value to text first.");
+}
+
+/*
+ * The same for what is right below a node of SQL/JSON
+ */
+static bool
+json_value_walker(Node *node, CheckContext *ctx)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, List))
+		return expression_tree_walker(node, json_value_walker, ctx);
+	check_json_value(ctx, node);
+	return false;
+}
+
+/*
  * What holds for some functions beyond being allowed at all
  */
 static void
@@ -498,18 +527,17 @@ check_call(CheckContext *ctx, FuncExpr *func)
 	ListCell *lc;
 
 	check_format(ctx, func);
-	if (!LISTED(func->funcid, json_builders))
-		return;
 	foreach (lc, func->args)
 	{
 		Node *arg = lfirst(lc);
 
-		if (!type_is_builtin(exprType(arg)))
+		if (LISTED(func->funcid, json_builders))
+			check_json_value(ctx, arg);
+		if (exprType(arg) == REGCONFIGOID && !IsA(arg, Const))
 			refuse(ctx, arg,
-				   psprintf("a json value of type %s",
-							format_type_be(exprType(arg))),
-				   "A cast to json that its owner defined would run.",
-				   "Cast the value to text first.");
+				   "a text search configuration that is not a constant",
+				   "It names an object in the catalogs.",
+				   "Write its name as a literal.");
 	}
 }
 
@@ -688,7 +716,9 @@ check_kind(CheckContext *ctx, Node *node)
 		case T_BooleanTest:
 			break;
 		default:
-			if (!compat_is_json_node(node))
+			if (compat_is_json_node(node))
+				expression_tree_walker(node, json_value_walker, ctx);
+			else
 				refuse(
 					ctx, node, "an expression of this kind", NULL,
 					"Rules are made of columns, constants, operators, CASE, IN and functions.");
@@ -730,7 +760,7 @@ check_walker(Node *node, CheckContext *ctx)
 				 errdetail("At most %d levels are possible.", RULE_MAX_DEPTH)));
 
 	check_kind(ctx, node);
-	if (!IsA(node, CaseWhen) && !compat_is_json_node(node))
+	if (!IsA(node, CaseWhen))
 		check_type(ctx, node);
 	ctx->node = node;
 	check_functions_in_node(node, check_function, ctx);

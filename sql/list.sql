@@ -103,6 +103,14 @@ SELECT try();
 SELECT fraud.add_to_list('listing_bad', 'acme');
 SELECT try();
 SELECT name, state FROM fraud.rules WHERE target = 'payments'::regclass ORDER BY name;
+-- also in a session that compiled them while it was gone
+SELECT fraud.drop_list('listing_bad');
+\c -
+SET search_path = listing;
+INSERT INTO payments VALUES (4, 'acme') RETURNING id, fraud_rules;
+SELECT fraud.create_list('listing_bad');
+SELECT fraud.add_to_list('listing_bad', 'acme');
+INSERT INTO payments VALUES (5, 'acme') RETURNING id, fraud_rules;
 SET client_min_messages = error;
 SELECT fraud.drop_list('listing_bad');
 DROP SCHEMA listing CASCADE;
