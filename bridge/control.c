@@ -49,6 +49,49 @@ typedef struct Control
 
 static atomic_bool wake_config;
 
+/* What the metrics' thread sees of us; the lock guards the list of sources */
+static pthread_mutex_t shown_lock = PTHREAD_MUTEX_INITIALIZER;
+static Control		  *shown;
+static atomic_bool	   shown_up;
+static atomic_bool	   shown_ready;
+static atomic_llong	   turned_at;
+static atomic_llong	   connections;
+
+/* Write down what there is to tell of all sources */
+void
+control_metrics(Buffer *out)
+{
+	long long made = atomic_load(&connections);
+
+	pthread_mutex_lock(&shown_lock);
+	if (shown != NULL)
+		metrics_append(out, shown->sources, shown->nsources, shown->configs,
+					   shown->nconfigs, atomic_load(&shown_up),
+					   made > 0 ? made - 1 : 0);
+	pthread_mutex_unlock(&shown_lock);
+}
+
+/* How long ago the main loop turned */
+int64_t
+control_turned_ms(void)
+{
+	return now_ms() - atomic_load(&turned_at);
+}
+
+/* Database there, configuration read, no source of ours stopped? */
+bool
+control_ready(void)
+{
+	bool ready = atomic_load(&shown_ready) && atomic_load(&shown_up);
+
+	pthread_mutex_lock(&shown_lock);
+	for (int i = 0; ready && shown != NULL && i < shown->nconfigs; i++)
+		if (shown->configs[i].name != NULL && shown->configs[i].stopped)
+			ready = false;
+	pthread_mutex_unlock(&shown_lock);
+	return ready;
+}
+
 /* Read the configuration soon */
 void
 control_wake(void)
@@ -163,6 +206,7 @@ control_connect(Control *control)
 		control_lost(control, "could not connect to the database", &err);
 		return false;
 	}
+	atomic_fetch_add(&connections, 1);
 	check_extension(control->conn);
 	options_set_database(PQdb(control->conn));
 	if (!enter_registry(control, &err))
@@ -388,11 +432,13 @@ read_config(Control *control)
 		control_lost(control, "could not read the sources", &err);
 		return false;
 	}
+	pthread_mutex_lock(&shown_lock);
 	for (int i = 0; i < control->nconfigs; i++)
 		config_free(&control->configs[i]);
 	free(control->configs);
 	control->configs = list;
 	control->nconfigs = count;
+	pthread_mutex_unlock(&shown_lock);
 	control->config_fresh = true;
 	return true;
 }
@@ -476,17 +522,21 @@ start_new(Control *control)
 		if (config->name == NULL || config->paused || config->stopped ||
 			running_source(control, config->name) != NULL)
 			continue;
+		pthread_mutex_lock(&shown_lock);
 		copy = *config;
 		memset(config, 0, sizeof(*config));
+		pthread_mutex_unlock(&shown_lock);
 		log_info("source \"%s\": reading topic \"%s\" into %s", copy.name,
 				 copy.topic, copy.target);
 		source = source_start(&copy, budget_lanes(control),
 							  forget_failed(control, copy.name));
 		source->epoch = control->epoch;
+		pthread_mutex_lock(&shown_lock);
 		control->sources =
 			xrealloc(control->sources,
 					 sizeof(Source *) * (size_t) (control->nsources + 1));
 		control->sources[control->nsources++] = source;
+		pthread_mutex_unlock(&shown_lock);
 		/* the list has a gap now: read it again before it is compared */
 		control->config_at = 0;
 		control->config_fresh = false;
@@ -563,8 +613,10 @@ reap_ended(Control *control, bool all)
 					xstrdup(source->config.name);
 			}
 		}
-		source_free(source);
+		pthread_mutex_lock(&shown_lock);
 		control->sources[i] = control->sources[--control->nsources];
+		pthread_mutex_unlock(&shown_lock);
+		source_free(source);
 		control->config_fresh = false;
 		control->config_at = 0;
 	}
@@ -681,6 +733,8 @@ static bool
 control_round(Control *control)
 {
 	wait_tick(control);
+	atomic_store(&turned_at, now_ms());
+	atomic_store(&shown_up, control->conn != NULL);
 	if (process_reload_asked())
 		reload(control);
 	if (control_connect(control) && heartbeat(control) &&
@@ -691,6 +745,7 @@ control_round(Control *control)
 		if (!control->ready)
 		{
 			control->ready = true;
+			atomic_store(&shown_ready, true);
 			log_info("ready, connected to database \"%s\"",
 					 PQdb(control->conn));
 			notify_systemd("READY=1");
@@ -765,6 +820,9 @@ control_run(void)
 	bool	at_end = false;
 
 	memset(&control, 0, sizeof(control));
+	shown = &control;
+	atomic_store(&turned_at, now_ms());
+	metrics_start();
 	while (!bridge_stopping() && !at_end)
 		at_end = !control_round(&control);
 	if (at_end)
@@ -777,6 +835,7 @@ control_run(void)
 		drain_sinks(&control);
 	replay_stop();
 	forward_stop();
+	metrics_stop();
 	leave(&control);
 	return control.exit_code;
 }

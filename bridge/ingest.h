@@ -39,19 +39,33 @@ typedef struct SourceConfig
 	bool		 stopped;
 } SourceConfig;
 
-/* Counters of a source, since it was started */
+#define COMMIT_BUCKETS 13
+
+/* Counters of a source, since the bridge was started */
 typedef struct SourceStats
 {
-	atomic_llong records;
-	atomic_llong rows;
-	atomic_llong bytes;
-	atomic_llong tombstones;
-	atomic_llong dead_letters;
-	atomic_llong batches;
-	atomic_llong decode_us;
-	atomic_llong copy_us;
-	atomic_llong commit_us;
+	char			   *name;
+	struct SourceStats *next;
+	atomic_llong		records;
+	atomic_llong		rows;
+	atomic_llong		bytes;
+	atomic_llong		tombstones;
+	atomic_llong		dead_letters;
+	atomic_llong		batches;
+	atomic_llong		decode_us;
+	atomic_llong		copy_us;
+	atomic_llong		commit_us;
+	atomic_llong		dead_stages[3]; /* decode, map, insert */
+	atomic_llong		commit_buckets[COMMIT_BUCKETS];
+	atomic_llong		commit_total_us;
 } SourceStats;
+
+/* Where an owned partition stands; next -1: it is not owned */
+typedef struct Place
+{
+	int64_t next;
+	int64_t end;
+} Place;
 
 typedef struct Lane Lane;
 
@@ -68,7 +82,7 @@ typedef struct Source
 	atomic_int	 notices;	   /* notifications about the source so far */
 	int			 epoch;		   /* of the options it was started with */
 	atomic_int	 unverified;   /* partitions whose last record is compared */
-	SourceStats	 stats;
+	SourceStats *stats;		   /* NULL: nobody reads it */
 
 	pthread_mutex_t lock;	  /* of all below */
 	bool			halted;	  /* waits for the operator */
@@ -78,7 +92,9 @@ typedef struct Source
 	char			hint[1024];
 	bool			error_changed; /* control has to report it */
 	char			error[512];	   /* the last trouble, "" = none */
-	int64_t		   *ends;		   /* --exit-at-end: where to stop */
+	Place		   *places;		   /* by partition */
+	int				nplaces;
+	int64_t		   *ends; /* --exit-at-end: where to stop */
 	int				nends;
 	char			bad_cause[32]; /* of the failures in a row */
 	int64_t			bad_run;
@@ -92,6 +108,7 @@ typedef struct Partition
 	int64_t		  next;		/* next_offset as the database has it */
 	int64_t		  position; /* the same after the batch */
 	int64_t		  eof;		/* end reported by the consumer, or -1 */
+	int64_t		  end;		/* the log's end as last seen, or -1 */
 	int64_t		  last_offset;
 	int64_t		  last_timestamp;
 	unsigned char last_hash[RECORD_HASH_SIZE];
@@ -130,6 +147,7 @@ typedef struct Tally
 	int64_t dead;
 	int64_t decode_us;
 	int64_t send_us;
+	int64_t dead_stages[3]; /* decode, map, insert */
 } Tally;
 
 typedef enum WriteResult
@@ -323,6 +341,21 @@ extern void config_free(SourceConfig *config);
 /* ---- control.c ---- */
 extern ExitCode control_run(void);
 extern void		control_wake(void); /* read the configuration now */
+
+extern void	   control_metrics(Buffer *out);
+extern int64_t control_turned_ms(void); /* since the loop last turned */
+extern bool	   control_ready(void);
+
+/* ---- metrics.c ---- */
+extern void			metrics_start(void);
+extern void			metrics_stop(void);
+extern SourceStats *metrics_stats(const char *name);
+extern void			metrics_commit(SourceStats *stats, int64_t us);
+extern void metrics_partition(Source *source, int32_t partition, int64_t next,
+							  int64_t end);
+extern void metrics_append(Buffer *out, Source *const *sources, int count,
+						   const SourceConfig *configs, int nconfigs, bool up,
+						   long long reconnects);
 
 /* ---- replay.c ---- */
 extern void replay_start(void);

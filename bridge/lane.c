@@ -12,6 +12,7 @@
 #define METADATA_MS 5000	 /* new partitions are looked for */
 #define METADATA_SOON_MS 500 /* while the topic is not known */
 #define END_MS 10000		 /* the log's end is written down */
+#define END_SOON_MS 500		 /* when it is not known yet */
 #define HINT_MS 1000		 /* positions are committed to Kafka */
 #define HINT_ASK_MS 100
 
@@ -275,9 +276,16 @@ write_ends(Lane *lane)
 				lane->kafka, lane->source->config.topic, lane->parts[i].id,
 				&low, &high) == RD_KAFKA_RESP_ERR_NO_ERROR &&
 			high >= 0)
+		{
 			snprintf(end, sizeof(end), "%lld", (long long) high);
+			metrics_partition(lane->source, lane->parts[i].id,
+							  lane->parts[i].next, high);
+		}
 		else
+		{
 			params[2] = NULL; /* nothing was fetched yet */
+			lane->end_at = now_ms() + END_SOON_MS;
+		}
 		res = pg_query(lane->conn, &err,
 					   "UPDATE fraud.offsets SET end_offset = "
 					   "COALESCE($3::bigint, end_offset), end_seen_at = CASE "

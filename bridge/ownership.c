@@ -62,6 +62,7 @@ ownership_drop(Lane *lane, int index)
 
 	unassign(lane, part->id);
 	batch_verified(lane, part);
+	metrics_partition(lane->source, part->id, -1, -1);
 	lane->nbatched -= part->nmessages;
 	batch_forget(part);
 	free(part->messages);
@@ -203,7 +204,7 @@ take(Lane *lane, int32_t id)
 		return true;
 	memset(&part, 0, sizeof(part));
 	part.id = id;
-	part.eof = -1;
+	part.eof = part.end = -1;
 	result = position_find(lane, &part, &err);
 	if (part.verify)
 		atomic_fetch_add(&lane->source->unverified, 1);
@@ -226,6 +227,7 @@ take(Lane *lane, int32_t id)
 	lane->parts =
 		xrealloc(lane->parts, sizeof(Partition) * (size_t) (lane->nparts + 1));
 	lane->parts[lane->nparts++] = part;
+	metrics_partition(lane->source, part.id, part.next, -1);
 	atomic_store(&lane->owned, lane->nparts);
 	log_info("source \"%s\": took partition %d at offset %lld",
 			 lane->source->config.name, id, (long long) part.next);

@@ -34,6 +34,7 @@ source_start(SourceConfig *config, int budget_lanes, bool accept_failures)
 	Source *source = source_create(config);
 	char	hint[512];
 
+	source->stats = metrics_stats(source->config.name);
 	source->budget_lanes = budget_lanes;
 	source->bad_accepted = accept_failures;
 	source->nlanes = options()->workers;
@@ -67,8 +68,8 @@ source_ended(const Source *source)
 static void
 log_stats(Source *source)
 {
-	SourceStats *stats = &source->stats;
-	long long	 records = atomic_load(&stats->records);
+	SourceStats *stats = source->stats;
+	long long	 records = stats != NULL ? atomic_load(&stats->records) : 0;
 
 	if (records == 0)
 		return;
@@ -94,6 +95,7 @@ source_free(Source *source)
 	log_stats(source);
 	config_free(&source->config);
 	free(source->lanes);
+	free(source->places);
 	free(source->ends);
 	pthread_mutex_destroy(&source->lock);
 	free(source);

@@ -49,7 +49,7 @@ append_last(const Partition *part, Buffer *sql)
 
 /* The log's end, as the last answer to a fetch had it */
 static void
-append_end(const Lane *lane, const Partition *part, Buffer *sql)
+append_end(const Lane *lane, Partition *part, Buffer *sql)
 {
 	int64_t low;
 	int64_t high;
@@ -58,15 +58,17 @@ append_end(const Lane *lane, const Partition *part, Buffer *sql)
 									   part->id, &low,
 									   &high) == RD_KAFKA_RESP_ERR_NO_ERROR &&
 		high >= 0)
+		part->end = high;
+	if (part->end >= 0)
 		buf_printf(sql,
 				   ", end_offset = %lld, end_seen_at = "
 				   "pg_catalog.clock_timestamp()",
-				   (long long) high);
+				   (long long) part->end);
 }
 
 /* Gather the fence and what the extension has to know */
 static void
-begin_partition(Lane *lane, const Partition *part)
+begin_partition(Lane *lane, Partition *part)
 {
 	Buffer sql;
 
@@ -132,10 +134,11 @@ write_batch(Lane *lane, bool careful)
 	}
 	if (result == WRITE_OK)
 	{
-		SourceStats *stats = &lane->source->stats;
+		SourceStats *stats = lane->source->stats;
 
 		atomic_fetch_add(&stats->copy_us, copied - started);
 		atomic_fetch_add(&stats->commit_us, now_us() - copied);
+		metrics_commit(stats, now_us() - started);
 	}
 	else
 		writer_rollback(&lane->writer);
@@ -169,7 +172,7 @@ adapt_batch(Lane *lane, int64_t us)
 static void
 accept_batch(Lane *lane)
 {
-	SourceStats *stats = &lane->source->stats;
+	SourceStats *stats = lane->source->stats;
 	const Tally *tally = &lane->writer.tally;
 	int64_t		 records = 0;
 
@@ -182,6 +185,7 @@ accept_batch(Lane *lane)
 		records += (int64_t) part->nmessages;
 		part->next = part->position;
 		batch_forget(part);
+		metrics_partition(lane->source, part->id, part->next, part->end);
 	}
 	atomic_fetch_add(&stats->records, records);
 	atomic_fetch_add(&stats->rows, tally->rows);
@@ -190,6 +194,8 @@ accept_batch(Lane *lane)
 	atomic_fetch_add(&stats->dead_letters, tally->dead);
 	atomic_fetch_add(&stats->decode_us, tally->decode_us);
 	atomic_fetch_add(&stats->batches, 1);
+	for (int i = 0; i < 3; i++)
+		atomic_fetch_add(&stats->dead_stages[i], tally->dead_stages[i]);
 	if (tally->rows > 0 || tally->dead > 0)
 		source_count_bad(lane->source, NULL, tally->dead, tally->rows > 0);
 	lane->nbatched = lane->bytes_batched = 0;

@@ -460,6 +460,9 @@ writer_dead_add(Writer *writer, size_t index, const Fault *fault)
 	writer->dead[writer->ndead].fault = *fault;
 	writer->ndead++;
 	writer->tally.dead++;
+	writer->tally.dead_stages[fault->stage[0] == 'd'   ? 0
+							  : fault->stage[0] == 'm' ? 1
+													   : 2]++;
 	snprintf(cause, sizeof(cause), "%s %s", fault->stage, fault->sqlstate);
 	if (!source_count_bad(writer->source, cause, writer->tally.dead,
 						  writer->tally.rows > 0))

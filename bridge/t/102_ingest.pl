@@ -3,11 +3,12 @@
 
 use strict;
 use warnings;
+use HTTP::Tiny;
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PgFraud::Bridge;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(free_port need wait_for);
 use PgFraud::Server;
 
 need('kafka');
@@ -50,8 +51,9 @@ $server->sql_is('SELECT (SELECT count(*) FROM payments), (SELECT count(*) FROM f
 ($code, $log) = PgFraud::Bridge->run($server, $kafka, options => ['--preview=nobody']);
 is($code, 2, 'preview of a source that does not exist');
 
+my $port = free_port();
 my $bridge = PgFraud::Bridge->start($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'), options => ['--only=ingest']);
+	dbname => $server->connstr(user => 'bridge'), options => [ '--only=ingest', "--metrics-port=$port" ]);
 ok($bridge->wait_caught_up('one', 20) && $bridge->wait_caught_up('two', 20), 'two sources are read');
 $server->sql_is("SELECT id, amount, extract(epoch FROM at), merchant, tags, trace, \"Odd \"\"name\",
 		message->>'odd', is_fraud FROM payments WHERE kafka_offset = 0",
@@ -115,7 +117,23 @@ ok((wait_for { ($kafka->group_offsets($group, $topic{two})->{3} // 0) == 1 } 10)
 	'positions are committed to the consumer group');
 $server->sql_is("SELECT state, lag FROM fraud.sources WHERE name = 'two'", 'running|0', 'the view shows state and lag');
 
-# Another reader of the connection string's options, reloaded
+# What it tells of itself
+my $http = HTTP::Tiny->new(timeout => 10);
+my $get = sub { $http->get("http://127.0.0.1:$port$_[0]") };
+is($get->('/healthz')->{status}, 200, '/healthz');
+is($get->('/readyz')->{status}, 200, '/readyz');
+is($get->('/other')->{status}, 404, 'nothing else');
+is($http->post("http://127.0.0.1:$port/metrics")->{status}, 405, 'and only GET');
+my $metrics = $get->('/metrics')->{content};
+like($metrics, qr/^\Qfraudbridge_source_$_\E$/m, "metric $_")
+  for 'rows_total{source="two"} 3021', 'dead_letters_total{source="two",stage="insert"} 0',
+  'stopped{source="two"} 0', 'partitions_owned{source="two"} 4',
+  qq(next_offset{source="two",topic="$topic{two}",partition="3"} 1),
+  qq(lag_records{source="two",topic="$topic{two}",partition="3"} 0);
+my @lines = grep { !/^(# (HELP|TYPE) \w+ \S|\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? \S+$)/ } split /\n/, $metrics;
+is("@lines", '', 'all of it is in the text format');
+
+# The options, read again
 $bridge->signal('HUP');
 ok($bridge->wait_log(qr/options were read again/, 5), 'SIGHUP reloads');
 ok($server->wait_sql("SELECT count(*) FROM fraud.offsets WHERE source = 'two' AND owner IS NOT NULL", 4, 10),
