@@ -23,6 +23,7 @@ typedef struct BqSchema
 {
 	BqField *fields;
 	int		 nfields;
+	bool	 load; /* the rows go into a file that is loaded */
 } BqSchema;
 
 typedef struct Bq
@@ -35,13 +36,14 @@ typedef struct Bq
 	char			*project;
 	char			*dataset;
 	char			*table;
+	char			*location; /* of the dataset, once known */
 	BqSchema		 schema;
 	Buffer			 body; /* of the request being made */
 } Bq;
 
 /* bigquery_schema.c */
 extern void	   bq_schema_build(BqSchema *schema, const SinkSetup *setup,
-							   bool emulator);
+							   bool emulator, bool load);
 extern bool	   bq_schema_merge(BqSchema *schema, json_t *fields, bool *missing,
 							   SinkError *err);
 extern json_t *bq_schema_json(const BqSchema *schema);
@@ -50,6 +52,12 @@ extern void	   bq_schema_known(const BqSchema *schema, Buffer *sql);
 extern void	   bq_schema_free(BqSchema *schema);
 
 /* bigquery_api.c */
+extern SinkResult bq_open(Bq *bq, const SinkSetup *setup, bool load,
+						  SinkError *err);
+extern void		  bq_close(Bq *bq);
+extern SinkResult bq_upload(Bq *bq, const char *type, const char *body,
+							size_t body_len, HttpResponse *response,
+							SinkError *err);
 extern SinkResult bq_call(Bq *bq, const char *method, const char *path,
 						  const char *body, size_t body_len,
 						  HttpResponse *response, SinkError *err);

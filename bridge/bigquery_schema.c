@@ -112,9 +112,11 @@ type_name(const char *type)
 
 /* Append the jsonb expression for one value; json is an expression of jsonb */
 static void
-append_scalar(Buffer *sql, const char *type, const char *json)
+append_scalar(Buffer *sql, const char *type, bool load, const char *json)
 {
-	if (strcmp(type, "BOOL") == 0 || strcmp(type, "FLOAT64") == 0)
+	/* JSON is itself in a file, and a text of it in a request */
+	if (strcmp(type, "BOOL") == 0 || strcmp(type, "FLOAT64") == 0 ||
+		(load && strcmp(type, "JSON") == 0))
 		buf_append_str(sql, json);
 	else if (strcmp(type, "BYTES") == 0)
 		buf_printf(sql,
@@ -132,7 +134,8 @@ append_scalar(Buffer *sql, const char *type, const char *json)
 
 /* The jsonb expression for a field of the alert's transaction */
 static char *
-source_expression(const char *source, const char *type, bool repeated)
+source_expression(const BqSchema *schema, const char *source, const char *type,
+				  bool repeated)
 {
 	Buffer json;
 	Buffer sql;
@@ -144,16 +147,18 @@ source_expression(const char *source, const char *type, bool repeated)
 	buf_append_str(&json, ")");
 	if (repeated)
 	{
+		/* an array that is not there is an empty one in BigQuery */
 		buf_printf(&sql,
-				   "CASE WHEN jsonb_typeof(%s) = 'array' THEN (SELECT "
+				   "CASE WHEN jsonb_typeof(%s) = 'array' THEN COALESCE((SELECT "
 				   "jsonb_agg(",
 				   json.data);
-		append_scalar(&sql, type, "e.value");
-		buf_printf(&sql, ") FROM jsonb_array_elements(%s) AS e) END",
+		append_scalar(&sql, type, schema->load, "e.value");
+		buf_printf(&sql,
+				   ") FROM jsonb_array_elements(%s) AS e), '[]') ELSE '[]' END",
 				   json.data);
 	}
 	else
-		append_scalar(&sql, type, json.data);
+		append_scalar(&sql, type, schema->load, json.data);
 	buf_free(&json);
 	return sql.data;
 }
@@ -248,7 +253,8 @@ add_any_table_fields(BqSchema *schema)
 	add_ledger_field(schema, "table_name", "STRING", false,
 					 "to_jsonb(a.table_name)");
 	add_ledger_field(schema, "transaction", "JSON", false,
-					 "to_jsonb(a.transaction::text)");
+					 schema->load ? "a.transaction"
+								  : "to_jsonb(a.transaction::text)");
 	add_ledger_field(schema, "occurred_at", "TIMESTAMP", false,
 					 "to_jsonb(a.occurred_at)");
 	add_ledger_field(schema, "source", "STRING", false, "to_jsonb(a.source)");
@@ -265,8 +271,10 @@ add_any_table_fields(BqSchema *schema)
  * BIGNUMERIC, so there it is text.
  */
 void
-bq_schema_build(BqSchema *schema, const SinkSetup *setup, bool emulator)
+bq_schema_build(BqSchema *schema, const SinkSetup *setup, bool emulator,
+				bool load)
 {
+	schema->load = load;
 	for (int i = 0; i < setup->ncolumns; i++)
 	{
 		const SinkColumn *column = &setup->columns[i];
@@ -277,7 +285,7 @@ bq_schema_build(BqSchema *schema, const SinkSetup *setup, bool emulator)
 			type = "STRING";
 		choose_name(schema, column->name, name, sizeof(name));
 		add_field(schema, name, type, column->array, column->name,
-				  source_expression(column->name, type, column->array));
+				  source_expression(schema, column->name, type, column->array));
 	}
 	if (setup->target == NULL)
 		add_any_table_fields(schema);
@@ -319,8 +327,9 @@ bq_schema_merge(BqSchema *schema, json_t *fields, bool *missing, SinkError *err)
 			continue;
 		if (field == NULL && strcasecmp(type, "RECORD") != 0 &&
 			strcasecmp(type, "STRUCT") != 0)
-			add_field(schema, name, type_name(type), repeated, name,
-					  source_expression(name, type_name(type), repeated));
+			add_field(
+				schema, name, type_name(type), repeated, name,
+				source_expression(schema, name, type_name(type), repeated));
 		else if (field != NULL && field->repeated != repeated)
 		{
 			sink_error(err,
@@ -360,7 +369,8 @@ bq_schema_json(const BqSchema *schema)
 void
 bq_schema_value(const BqSchema *schema, Buffer *sql)
 {
-	buf_append_str(sql, "jsonb_strip_nulls(");
+	/* it would go into JSON that is not a text */
+	buf_append_str(sql, schema->load ? "(" : "jsonb_strip_nulls(");
 	for (int i = 0; i < schema->nfields; i++)
 	{
 		if (i % 40 == 0)

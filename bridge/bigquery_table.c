@@ -231,6 +231,9 @@ check_table(Bq *bq, const HttpResponse *response, SinkError *err)
 	bool	   missing = true;
 	SinkResult result = SINK_DONE;
 
+	free(bq->location);
+	bq->location =
+		xstrdup(json_string_value(json_object_get(answer, "location")));
 	if (json_object_get(answer, "view") != NULL)
 	{
 		sink_error(err, "\"%s.%s.%s\" in BigQuery is a view", bq->project,

@@ -68,8 +68,8 @@ typedef struct Work
 	int64_t			rate_rows;
 } Work;
 
-static const SinkKind *const sink_kinds[] = {&sink_bigquery, &sink_kafka,
-											 &sink_webhook};
+static const SinkKind *const sink_kinds[] = {
+	&sink_bigquery, &sink_bigquery_load, &sink_kafka, &sink_webhook};
 
 /*
  * The event as JSON, in the order of its fields as the contract has it; a
@@ -343,12 +343,16 @@ static Step
 take_config(Work *work, const PGresult *res)
 {
 	const char *kind = PQgetvalue(res, 0, 0);
+	const char *mode;
 
 	work->kind = NULL;
-	for (size_t i = 0; i < lengthof(sink_kinds); i++)
-		if (strcmp(sink_kinds[i]->name, kind) == 0)
-			work->kind = sink_kinds[i];
 	work->setup.options = json_loads(PQgetvalue(res, 0, 1), 0, NULL);
+	mode = json_string_value(json_object_get(work->setup.options, "mode"));
+	for (size_t i = 0; i < lengthof(sink_kinds); i++)
+		if (strcmp(sink_kinds[i]->name, kind) == 0 &&
+			(sink_kinds[i]->mode == NULL ||
+			 (mode != NULL && strcmp(sink_kinds[i]->mode, mode) == 0)))
+			work->kind = sink_kinds[i];
 	if (!PQgetisnull(res, 0, 3))
 		work->target = xstrdup(PQgetvalue(res, 0, 3));
 	string_copy(work->target_oid, PQgetvalue(res, 0, 5),
@@ -361,7 +365,9 @@ take_config(Work *work, const PGresult *res)
 		SinkError err = {0};
 
 		if (work->kind == NULL)
-			sink_error(&err, "this bridge knows no sinks of kind \"%s\"", kind);
+			sink_error(&err, "this bridge knows no sinks of kind \"%s\"%s%s",
+					   kind, mode != NULL ? " and mode " : "",
+					   mode != NULL ? mode : "");
 		else
 			sink_error(&err, "the sink's table does not exist");
 		return stop_sink(work, &err);
@@ -655,6 +661,9 @@ work_on(Work *work)
 	LedgerPage page;
 	Step	   step;
 
+	if (!again && !forward_draining() && work->kind->pause != NULL &&
+		work->kind->pause(work->sink) > 0)
+		return STEP_IDLE;
 	if (cursor->new_snapshot == NULL && !again)
 	{
 		work->interval_rows = 0;

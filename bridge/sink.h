@@ -90,6 +90,7 @@ typedef struct Sink Sink; /* each kind's own */
 typedef struct SinkKind
 {
 	const char *name;
+	const char *mode;		 /* option "mode" that it stands for; NULL: any */
 	int			max_rows;	 /* of a batch */
 	size_t		max_bytes;	 /* sum of the values of a batch */
 	int			max_refused; /* in a row: then it is not the rows' fault */
@@ -110,9 +111,13 @@ typedef struct SinkKind
 
 	SinkResult (*send)(Sink *sink, SinkBatch *batch, SinkError *err);
 	void (*close)(Sink *sink);
+
+	/* Milliseconds until the next batch may begin; NULL: none */
+	int (*pause)(Sink *sink);
 } SinkKind;
 
 extern const SinkKind sink_bigquery;
+extern const SinkKind sink_bigquery_load;
 extern const SinkKind sink_kafka;
 extern const SinkKind sink_webhook;
 

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SCOPE "https://www.googleapis.com/auth/bigquery"
 #define REQUEST_MAX (9 * 1024 * 1024)
 #define BATCH_ROWS 500 /* as Google recommends */
 
@@ -25,64 +24,11 @@ struct Sink
 	int	 nrows;
 };
 
-/* Split "project.dataset.table"; a project may hold a dot itself */
-static bool
-split_name(Bq *bq, const char *name)
-{
-	const char *last = strrchr(name, '.');
-	const char *middle = last;
-
-	while (middle != NULL && middle > name && *--middle != '.')
-		;
-	if (middle == NULL || middle == name)
-		return false;
-	bq->project = strndup(name, (size_t) (middle - name));
-	bq->dataset = strndup(middle + 1, (size_t) (last - middle - 1));
-	bq->table = xstrdup(last + 1);
-	return bq->project != NULL && bq->dataset != NULL;
-}
-
-/*
- * Where the service is: an emulator, which asks for no token; another address
- * of the real one, as gcloud names it; or Google's.
- */
-static SinkResult
-find_service(Bq *bq, SinkError *err)
-{
-	const char *emulator = getenv("BIGQUERY_EMULATOR_HOST");
-	const char *endpoint = getenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY");
-	const char *base = emulator != NULL && emulator[0] != '\0' ? emulator
-					   : endpoint != NULL && endpoint[0] != '\0'
-						   ? endpoint
-						   : "https://bigquery.googleapis.com";
-
-	if (strstr(base, "://") == NULL)
-		buf_append_str(&bq->base, "http://");
-	buf_append_str(&bq->base, base);
-	while (bq->base.len > 0 && bq->base.data[bq->base.len - 1] == '/')
-		bq->base.data[--bq->base.len] = '\0';
-	bq->trusted = base == emulator || base == endpoint;
-	if (base == emulator)
-		return SINK_DONE;
-	return oauth_open(
-		json_string_value(json_object_get(bq->setup->options, "credentials")),
-		SCOPE, &bq->oauth, err);
-}
-
 /* End the sink */
 static void
 bigquery_close(Sink *sink)
 {
-	Bq *bq = &sink->bq;
-
-	bq_schema_free(&bq->schema);
-	http_close(bq->http);
-	oauth_close(bq->oauth);
-	buf_free(&bq->base);
-	buf_free(&bq->body);
-	free(bq->project);
-	free(bq->dataset);
-	free(bq->table);
+	bq_close(&sink->bq);
 	free(sink->rows);
 	free(sink);
 }
@@ -92,25 +38,9 @@ static SinkResult
 bigquery_open(const SinkSetup *setup, Sink **result, SinkError *err)
 {
 	Sink	  *sink = xcalloc(1, sizeof(Sink));
-	Bq		  *bq = &sink->bq;
-	SinkResult done = SINK_DONE;
+	SinkResult done = bq_open(&sink->bq, setup, false, err);
 
-	bq->setup = setup;
-	bq->http = http_open(setup->cancelled, setup->cancel_arg);
 	sink->rows = xcalloc(BATCH_ROWS, sizeof(int));
-	if (!split_name(
-			bq, json_string_value(json_object_get(setup->options, "table"))))
-	{
-		sink_error(err, "option \"table\" is not \"project.dataset.table\"");
-		done = SINK_STOP;
-	}
-	if (done == SINK_DONE)
-		done = find_service(bq, err);
-	if (done == SINK_DONE)
-	{
-		bq_schema_build(&bq->schema, setup, bq->oauth == NULL);
-		done = bq_table_prepare(bq, err);
-	}
 	if (done != SINK_DONE)
 		bigquery_close(sink);
 	else
@@ -324,6 +254,7 @@ bigquery_send(Sink *sink, SinkBatch *batch, SinkError *err)
 
 const SinkKind sink_bigquery = {
 	.name = "bigquery",
+	.mode = "insert_all",
 	.max_rows = BATCH_ROWS,
 	.max_bytes = REQUEST_MAX - BATCH_ROWS * 100,
 	.max_refused = 1000,

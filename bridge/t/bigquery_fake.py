@@ -17,7 +17,8 @@ What the test asks of it lies under /_fake:
 	POST /_fake/skew {"seconds": N}                 its clock
 	POST /_fake/expire                              all tokens
 Actions: status (with "status", "reason", "retry_after"), 500_after,
-cut_before, cut_after, slow (with "seconds"), row_reason (with "reason").
+cut_before, cut_after, slow (with "seconds"), row_reason and job_error (with
+"reason").
 """
 
 import base64
@@ -47,6 +48,8 @@ tables = {}      # name -> resource
 rows = {}        # name -> [{"insertId": ..., "json": ...}]
 faults = []
 requests = []
+jobs = {}        # id -> resource
+job_seconds = 0  # how long a job runs
 tokens = {}      # token -> expiry
 skew = 0
 auth = None      # (modulus, exponent, email)
@@ -223,6 +226,63 @@ def insert_all(name, body, fault):
     return {"kind": "bigquery#tableDataInsertAllResponse"}
 
 
+def check_load_row(schema, row):
+    """As check_row, with JSON as it is."""
+    bad = check_row([f for f in schema if type_of(f) != "JSON"],
+                    {k: v for k, v in row.items()
+                     if not any(f["name"].lower() == k.lower() and type_of(f) == "JSON" for f in schema)})
+    return bad
+
+
+def insert_job(project, kind, data, fault):
+    """The upload of a load job: two parts."""
+    boundary = re.search("boundary=([^;]+)", kind).group(1).encode()
+    parts = data.split(b"--" + boundary)
+    head, content = [p.split(b"\r\n\r\n", 1)[1] for p in parts[1:3]]
+    content = content[:-2]
+    job = json.loads(head)
+    name = job["jobReference"]["jobId"]
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,1024}", name):
+        raise Refused(400, "invalid", "Invalid job ID")
+    if name in jobs:
+        raise Refused(409, "duplicate", "Already Exists: Job %s:%s" % (project, name))
+    load = job["configuration"]["load"]
+    to = load["destinationTable"]
+    table = "%s.%s.%s" % (to["projectId"], to["datasetId"], to["tableId"])
+    if table not in tables:
+        raise Refused(404, "notFound", "Not found: Table %s" % table)
+    job["status"] = {"state": "RUNNING"}
+    job["ends"] = time.time() + job_seconds
+    if fault and fault["do"] == "job_error":
+        job["result"] = [{"reason": fault["reason"], "message": "told to"}]
+    else:
+        job["result"], new, position = [], [], 0
+        for line in content.split(b"\n")[:-1]:
+            row = json.loads(line, parse_float=Decimal)
+            bad = check_load_row(tables[table]["schema"]["fields"], row)
+            if bad:
+                job["result"].append({"reason": "invalid", "message":
+                                      "Error while reading data, error message: JSON parsing error in row "
+                                      "starting at position %d: %s" % (position, bad[0][1])})
+            new.append({"insertId": None, "json": row})
+            position += len(line) + 1
+        if not job["result"]:
+            rows[table] += new
+    jobs[name] = job
+    return get_job(name)
+
+
+def get_job(name):
+    if name not in jobs:
+        raise Refused(404, "notFound", "Not found: Job %s" % name)
+    job = jobs[name]
+    if time.time() >= job["ends"]:
+        job["status"] = {"state": "DONE"}
+        if job["result"]:
+            job["status"].update(errorResult=job["result"][0], errors=job["result"])
+    return {k: job[k] for k in ("jobReference", "configuration", "status")}
+
+
 def unbase64url(text):
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
@@ -317,6 +377,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.control(url.path[7:], query, json.loads(data or b"{}"))
         action = "token" if url.path in ("/token", METADATA) else \
             "insertAll" if url.path.endswith("/insertAll") else \
+            "upload" if url.path.startswith("/upload/") else \
+            "job" if "/jobs/" in url.path else \
             {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[self.command]
         with lock:
             fault = find_fault(action)
@@ -358,6 +420,10 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(401, "authError", "Invalid Credentials")
 
     def serve(self, action, path, data, fault):
+        if action == "upload":
+            return insert_job(path.split("/")[5], self.headers["Content-Type"], data, fault)
+        if action == "job":
+            return get_job(path.split("/")[-1])
         match = re.fullmatch(r"/bigquery/v2/projects/([^/]+)/datasets/([^/]+)/tables(?:/([^/]+))?(/insertAll)?", path)
         if not match:
             raise Refused(404, "notFound", "Not found")
@@ -379,7 +445,7 @@ class Handler(BaseHTTPRequestHandler):
         raise Refused(405, "methodNotAllowed", "no")
 
     def control(self, what, query, body):
-        global skew
+        global skew, job_seconds
         with lock:
             if what == "dataset":
                 datasets.add(body["id"])
@@ -396,6 +462,10 @@ class Handler(BaseHTTPRequestHandler):
                 skew = body["seconds"]
             elif what == "expire":
                 tokens.clear()
+            elif what == "job_seconds":
+                job_seconds = body["seconds"]
+            elif what == "jobs":
+                return {"jobs": {k: get_job(k)["status"] for k in jobs}}
             elif what == "drop":
                 tables.pop(body["table"], None)
             else:

@@ -305,14 +305,16 @@ BEGIN
     IF mode NOT IN ('storage_write', 'load', 'insert_all') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('option "mode" has no value "%s"', mode),
-            HINT = 'Values are: insert_all.';
+            HINT = 'Values are: insert_all, load.';
     END IF;
-    IF mode <> 'insert_all' THEN
+    IF mode = 'storage_write' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('mode "%s" is not supported by this version', mode),
-            HINT = 'Use "insert_all".';
+            HINT = 'Use "insert_all" or "load".';
     END IF;
-    IF options ? 'every' THEN
+    IF mode = 'load' THEN
+        PERFORM fraud.check_sink_interval(options, 'every', '1 second');
+    ELSIF options ? 'every' THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('option "every" has no meaning in mode "%s"', mode);
     END IF;
