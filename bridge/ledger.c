@@ -82,12 +82,14 @@ append_filter(Buffer *sql, bool reviews, const LedgerFilter *filter)
 	if (!reviews)
 	{
 		buf_append_str(sql,
-					   " AND t.forward AND ($5 IS NULL OR t.table_name = $5)");
+					   " AND t.forward AND ($5 IS NULL OR t.table_name = ANY "
+					   "((SELECT fraud.same_table($5))::text[]))");
 		return;
 	}
 	buf_append_str(sql, " AND EXISTS (SELECT FROM fraud.alerts AS f WHERE f.id "
 						"= t.alert_id AND f.forward AND ($5 IS NULL OR "
-						"f.table_name = $5))");
+						"f.table_name = ANY "
+						"((SELECT fraud.same_table($5))::text[])))");
 	if (!filter->reviews)
 		buf_append_str(sql, " AND t.status = 'cleared'");
 	else if (!filter->cleared)

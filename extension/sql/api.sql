@@ -41,6 +41,24 @@ CREATE EVENT TRIGGER pg_fraud_before_ddl ON ddl_command_start
 COMMENT ON EVENT TRIGGER pg_fraud_before_ddl IS
 'Keeps the names of watched tables before one may be renamed';
 
+-- What a sink reads from the ledger
+CREATE FUNCTION fraud.same_table(name text) RETURNS text[]
+LANGUAGE sql STABLE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+    WITH named AS (
+        SELECT w.target FROM fraud.watch_config w WHERE fraud.table_name(w.target) = same_table.name
+        UNION
+        SELECT n.target FROM fraud.table_names n WHERE n.name = same_table.name)
+    SELECT array_agg(a.name) FROM (
+        SELECT same_table.name
+        UNION
+        SELECT fraud.table_name(d.target) FROM named d
+        UNION
+        SELECT n.name FROM fraud.table_names n JOIN named d ON d.target = n.target) a(name)
+$$;
+COMMENT ON FUNCTION fraud.same_table(text) IS
+'All names that the table of this name has or had, as the ledger may have them.';
+
 -- An alert holds a whole row: where row security hides rows of a table from
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text

@@ -99,6 +99,7 @@ GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.watch_config TO fraud_bridge;
 GRANT SELECT ON ALL TABLES IN SCHEMA fraud_api TO fraud_reader;
 GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.table_names TO fraud_reader;
 GRANT SELECT (target) ON fraud.watch_config TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.same_table(text) TO fraud_bridge;
 GRANT SELECT (id, source, kafka_topic, kafka_partition, kafka_offset, headers,
     stage, sqlstate, reason, truncated, received_at, replay_requested_at,
     replayed_at) ON fraud.dead_letters TO fraud_reader;

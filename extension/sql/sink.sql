@@ -780,7 +780,8 @@ CREATE FUNCTION fraud.sink_lag(place fraud.sink_cursor, table_name text, OUT lag
     AS $$
     SELECT count(*), min(a.detected_at)
       FROM fraud.alerts AS a
-     WHERE a.forward AND (sink_lag.table_name IS NULL OR a.table_name = sink_lag.table_name)
+     WHERE a.forward AND (sink_lag.table_name IS NULL
+            OR a.table_name = ANY ((SELECT fraud.same_table(sink_lag.table_name))::text[]))
        AND CASE WHEN place.from_id IS NOT NULL THEN place.stage = 'alert' AND a.id > place.last_id
                      OR place.new_snapshot IS NOT NULL AND NOT pg_visible_in_snapshot(a.xid, place.new_snapshot)
                 ELSE a.xid >= pg_snapshot_xmin(place.old_snapshot)
