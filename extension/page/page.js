@@ -647,7 +647,9 @@ function showWhy(rules) {
   const named = new Set(), t = detail.row.transaction || {};
   const own = k => t && typeof t === 'object' && Object.prototype.hasOwnProperty.call(t, k);
   detail.why.replaceChildren(...rules.map(r => {
-    const names = fieldsOf(r.condition).filter(own);
+    /* what it read, as the server says it did; else what its text names */
+    const read = r.observed && Object.entries(r.observed);
+    const names = read ? read.map(([n]) => n) : [...new Set(fieldsOf(r.condition))].filter(own);
     names.forEach(n => named.add(n));
     return el('div', { class: 'rule' },
       el('div', { class: 'head' }, el('b', null, data(r.rule)), el('span', { class: 'muted' }, `version ${digits(r.version)}`),
@@ -656,7 +658,10 @@ function showWhy(rules) {
         r.score === null ? '' : el('span', { class: 'num', title: 'score' }, `+${digits(r.score)}`)),
       r.condition ? condition(r.condition, own) : el('p', { class: 'muted' }, 'Its text is no longer kept.'),
       r.description ? el('p', null, data(r.description)) : '',
-      names.length ? el('p', { class: 'muted' }, ...[...new Set(names)].flatMap((n, i) => [i ? ', ' : '', data(n, 60), ' = ', data(t[n], 120)])) : '');
+      names.length ? el('p', { class: 'muted' }, ...names.flatMap((n, i) => {
+        const v = read ? r.observed[n] : t[n];
+        return [i ? ', ' : '', data(n, 60), ' = ', v === null ? 'null' : data(v, 120)];
+      })) : '');
   }));
   if (!rules.length) detail.why.replaceChildren(el('p', { class: 'muted' }, 'No rule is recorded.'));
   showFields(detail.row.transaction, [...named]);

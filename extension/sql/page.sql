@@ -103,9 +103,11 @@ DECLARE
     upper CONSTANT timestamptz := coalesce(until, statement_timestamp());
     lower CONSTANT timestamptz := coalesce(since, upper - interval '24 hours');
 BEGIN
-    IF every IS NULL OR every <= interval '0' OR every > interval '10000 days' THEN
+    IF every IS NULL OR every <= interval '0'
+       OR extract(year FROM every) <> 0 OR extract(month FROM every) <> 0 THEN
         RAISE EXCEPTION 'invalid width of a bucket: %', every
-            USING ERRCODE = 'invalid_parameter_value';
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give a positive interval of days, hours, minutes and seconds.';
     END IF;
     IF NOT isfinite(lower) OR NOT isfinite(upper)
        OR extract(epoch FROM upper) - extract(epoch FROM lower) > 10000 * extract(epoch FROM every) THEN
