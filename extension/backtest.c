@@ -68,7 +68,8 @@ typedef struct Backtest
 {
 	Relation rel;
 	RuleSet *rs;
-	char	*amount; /* expressions over the row "t" */
+	char	*alias;	 /* of the row in the query */
+	char	*amount; /* expressions over the row */
 	char	*marked;
 	char	*bounds;
 	Node	*condition; /* for $1 */
@@ -317,13 +318,28 @@ is_time(RuleSet *rs)
 }
 
 /*
- * The row "t"'s column of this number, quoted
+ * What the row is called in the query: not as one of its columns, which the
+ * name alone would mean then
+ */
+static char *
+alias_of_row(RuleSet *rs)
+{
+	char *alias = pstrdup("t");
+
+	while (get_attnum(rs->root, alias) != InvalidAttrNumber)
+		alias = psprintf("%s_", alias);
+	return alias;
+}
+
+/*
+ * The row's column of this number, quoted
  */
 static char *
 column_of_row(RuleSet *rs, AttrNumber attnum)
 {
-	return psprintf("t.%s", quote_identifier(NameStr(
-								TupleDescAttr(rs->desc, attnum - 1)->attname)));
+	return psprintf("%s.%s", alias_of_row(rs),
+					quote_identifier(
+						NameStr(TupleDescAttr(rs->desc, attnum - 1)->attname)));
 }
 
 /*
@@ -389,12 +405,12 @@ run_query(Backtest *test, Tally *tally)
 	int				  n;
 	bool			  isnull;
 	char			 *sql =
-		psprintf("SELECT fraud.tally($1, %s, %s) FROM %s AS t WHERE %s",
+		psprintf("SELECT fraud.tally($1, %s, %s) FROM %s AS %s WHERE %s",
 				 test->amount, test->marked,
 				 quote_qualified_identifier(
 					 get_namespace_name(RelationGetNamespace(test->rel)),
 					 RelationGetRelationName(test->rel)),
-				 test->bounds);
+				 test->alias, test->bounds);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
@@ -504,12 +520,13 @@ judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
 static void
 run_rows(Backtest *test, Tally *tally)
 {
-	char *sql = psprintf(
-		"SELECT t, %s, %s FROM %s AS t WHERE %s", test->amount, test->marked,
-		quote_qualified_identifier(
-			get_namespace_name(RelationGetNamespace(test->rel)),
-			RelationGetRelationName(test->rel)),
-		test->bounds);
+	char *sql =
+		psprintf("SELECT %s, %s, %s FROM %s AS %s WHERE %s", test->alias,
+				 test->amount, test->marked,
+				 quote_qualified_identifier(
+					 get_namespace_name(RelationGetNamespace(test->rel)),
+					 RelationGetRelationName(test->rel)),
+				 test->alias, test->bounds);
 	TupleTableSlot *slot =
 		MakeSingleTupleTableSlot(test->rs->desc, &TTSOpsHeapTuple);
 	MemoryContext row_context;
@@ -529,6 +546,9 @@ run_rows(Backtest *test, Tally *tally)
 		SPI_cursor_fetch(portal, true, FETCH_ROWS);
 		if (SPI_processed == 0)
 			break;
+		if (TupleDescAttr(SPI_tuptable->tupdesc, 0)->atttypid !=
+			test->rel->rd_rel->reltype)
+			elog(ERROR, "the first column is not the row");
 		for (uint64 i = 0; i < SPI_processed; i++)
 		{
 			MemoryContext old = MemoryContextSwitchTo(row_context);
@@ -615,6 +635,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 		event_time_mutator((Node *) test.rs->rules[0].expr, test.rs);
 	/* all settings, also for parallel workers */
 	level = settings_fix_for_compile();
+	test.alias = alias_of_row(test.rs);
 	test.amount = amount_of_row(test.rs);
 	test.marked = ruleset_has_marks(test.rs)
 					  ? column_of_row(test.rs, test.rs->is_fraud)

@@ -35,6 +35,11 @@ RESET DateStyle;
 SELECT * FROM fraud.backtest('payments', 'amount / n > 100');
 SELECT * FROM fraud.backtest('payments', 'amount / n > 100 AND now() < ''2026-01-02Z''', until => '2026-01-02Z');
 SELECT * FROM fraud.backtest('payments', 'country::int > 1');
+-- columns that are named as the query might name the row
+CREATE TABLE named (t text, t_ int, amount int);
+INSERT INTO named VALUES ('x', 0, 5), ('y', 1, 7);
+SELECT * FROM fraud.backtest('named', '1 / t_ = 1');
+SELECT * FROM fraud.backtest('named', 't = ''x''');
 -- and one that could but does not
 SELECT * FROM fraud.backtest('payments', 'amount + 1 > 1000');
 -- the same as a plain WHERE, and as what the rules say of each row
