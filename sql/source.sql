@@ -176,8 +176,18 @@ END $$;
 SELECT fraud.replay(0);
 \set VERBOSITY default
 
-SELECT fraud.drop_source('x', forget => true);
+-- What reads into a table or sends its frauds goes with it, and nothing else
+SELECT fraud.add_sink('keyless', 'kafka', '{"topic": "frauds"}', target => 'keyless');
+SELECT fraud.add_sink('every', 'kafka', '{"topic": "frauds"}');
+SET client_min_messages = notice;
+DROP TABLE keyless;
+SET client_min_messages = warning;
+SELECT name FROM fraud.sources;
+SELECT name, target, lag_rows >= 0 AS lag FROM fraud.sinks;
+SELECT sink FROM fraud.sink_cursor;
+SELECT fraud.drop_sink('every');
+
 SELECT fraud.drop_source('payments', forget => true);
 TRUNCATE fraud.position_changes, fraud.dead_letters;
-SELECT fraud.unwatch(t) FROM unnest('{payments,keyless,taken}'::regclass[]) t;
+SELECT fraud.unwatch(t) FROM unnest('{payments,taken}'::regclass[]) t;
 DROP SCHEMA source CASCADE;

@@ -792,16 +792,24 @@ CREATE FUNCTION fraud.forget_target(target oid) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    source text;
+    dropped text;
 BEGIN
-    FOR source IN DELETE FROM fraud.source_config s WHERE s.target::oid = forget_target.target
+    FOR dropped IN DELETE FROM fraud.source_config s WHERE s.target::oid = forget_target.target
                   RETURNING s.name
     LOOP
-        RAISE NOTICE 'source "%" was dropped with its table', source;
-        PERFORM pg_notify('pg_fraud', 'source ' || source);
+        RAISE NOTICE 'source "%" was dropped with its table', dropped;
+        PERFORM pg_notify('pg_fraud', 'source ' || dropped);
+    END LOOP;
+    FOR dropped IN DELETE FROM fraud.sink_config s WHERE s.target::oid = forget_target.target
+                RETURNING s.name
+    LOOP
+        DELETE FROM fraud.sink_cursor c WHERE c.sink = dropped;
+        DELETE FROM fraud.sink_failures f WHERE f.sink = dropped;
+        RAISE NOTICE 'sink "%" was dropped with its table', dropped;
+        PERFORM pg_notify('pg_fraud', 'sink ' || dropped);
     END LOOP;
     DELETE FROM fraud.exposed_tables e WHERE e.target::oid = forget_target.target;
     DELETE FROM fraud.table_names n WHERE n.target::oid = forget_target.target;
 END $$;
 COMMENT ON FUNCTION fraud.forget_target(oid) IS
-'Drops the sources of a table that was dropped.';
+'Drops the sources and sinks of a table that was dropped.';
