@@ -59,9 +59,9 @@ $(DATA_built): $(SQL_PARTS) Makefile
 PAGE_PARTS = $(addprefix extension/page/page., html css js)
 extension/sql/page_parts.sql: $(PAGE_PARTS) Makefile
 	for part in html css js; do \
-		printf 'CREATE FUNCTION fraud.page_%s() RETURNS text\nLANGUAGE sql IMMUTABLE PARALLEL SAFE\nRETURN $$page$$' $$part && \
+		printf 'CREATE FUNCTION fraud.page_%s() RETURNS text\nLANGUAGE sql IMMUTABLE PARALLEL SAFE\nSET search_path = pg_catalog, pg_temp AS $$body$$ SELECT $$page$$' $$part && \
 		cat extension/page/page.$$part && \
-		printf '$$page$$;\n\n' || exit 1; \
+		printf '$$page$$ $$body$$;\n\n' || exit 1; \
 	done > $@
 
 $(OBJS): extension/pg_fraud.h extension/compat.h

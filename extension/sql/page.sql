@@ -17,13 +17,14 @@ COMMENT ON DOMAIN fraud_api."text/html" IS 'A web page, for gateways that take t
 
 CREATE FUNCTION fraud.page_policy() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-RETURN format(
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(
     'default-src ''none''; script-src ''sha256-%s''; style-src ''sha256-%s''; '
     'img-src data:; connect-src ''self''; base-uri ''none''; form-action ''none''; '
     'frame-ancestors ''none''; require-trusted-types-for ''script''; trusted-types ''none''',
     encode(sha256(convert_to(fraud.page_js(), 'UTF8')), 'base64'),
-    encode(sha256(convert_to(fraud.page_css(), 'UTF8')), 'base64'));
+    encode(sha256(convert_to(fraud.page_css(), 'UTF8')), 'base64'))
+$$;
 COMMENT ON FUNCTION fraud.page_policy() IS
 'The alerts page: its Content-Security-Policy
 Only the one script and the one style that the page was built with run; it talks to nobody but the server that sent it.';
@@ -32,8 +33,7 @@ Only the one script and the one style that the page was built with run; it talks
 -- its owner: a gateway's anonymous role needs no more than this one function.
 CREATE FUNCTION fraud_api.page() RETURNS fraud_api."text/html"
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     SELECT set_config('response.headers', json_build_array(
         json_build_object('Content-Security-Policy', fraud.page_policy()),
         json_build_object('X-Content-Type-Options', 'nosniff'),
@@ -43,7 +43,7 @@ BEGIN ATOMIC
     SELECT replace(replace(ltrim(fraud.page_html(), E'\n'),
                            '@style@', fraud.page_css()),
                    '@script@', fraud.page_js());
-END;
+$$;
 COMMENT ON FUNCTION fraud_api.page() IS
 'The alerts page
 Open it in a browser. Sign in there with a token whose role is a member of fraud_reader, or of fraud_analyst to review. Without a token a browser needs an anonymous role that may execute this function.';
@@ -53,8 +53,7 @@ RETURNS TABLE (rule text, version int, score numeric, condition text,
                description text, on_error text, changed_by text,
                changed_at timestamptz, current_version int, observed jsonb)
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     SELECT fired.name, fired.version, v.score, v.condition, v.description,
            v.on_error, v.changed_by, v.changed_at, newest.version,
            CASE WHEN v.columns IS NOT NULL THEN coalesce(
@@ -73,7 +72,7 @@ BEGIN ATOMIC
         ORDER BY l.version DESC LIMIT 1) newest ON true
     WHERE shown.id = explain_alert.alert_id
     ORDER BY fired.place;
-END;
+$$;
 COMMENT ON FUNCTION fraud_api.explain_alert(bigint) IS
 'Why a row became an alert
 Every rule that fired, as it was written then, with the values of the columns that it read (observed). current_version is NULL where the rule has been dropped since.';
@@ -83,10 +82,9 @@ RETURNS TABLE (rule text, version int, score numeric, condition text,
                description text, on_error text, changed_by text,
                changed_at timestamptz, current_version int, observed jsonb)
 LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-BEGIN ATOMIC
+SET search_path = pg_catalog, pg_temp AS $$
     SELECT * FROM fraud_api.explain_alert(explain_alert.alert_id);
-END;
+$$;
 COMMENT ON FUNCTION fraud.explain_alert(bigint) IS
 'Why a row became an alert
 The same as fraud_api.explain_alert, which gateways offer.';
