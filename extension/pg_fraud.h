@@ -123,6 +123,14 @@ typedef enum RuleMode
 	RULE_OFF					/* is not loaded at all */
 } RuleMode;
 
+/* What is compiled of a rule, shared by all sets of the same layout */
+typedef struct RuleCode
+{
+	MemoryContext context;		/* holds it, and what it points to */
+	int			users;			/* sets */
+	ExprState  *state;
+} RuleCode;
+
 typedef struct Rule
 {
 	int64		id;				/* fraud.rule_config.id */
@@ -140,6 +148,7 @@ typedef struct Rule
 	bool		broken;			/* does not compile: is not evaluated */
 	char	   *error;			/* why, if broken */
 	RuleTraits	traits;
+	RuleCode   *code;			/* NULL in a set of ruleset_of_condition */
 	Expr	   *expr;			/* NULL if broken */
 	ExprState  *state;			/* NULL if broken or braked */
 } Rule;

@@ -477,12 +477,22 @@ ruleset_equal(const RuleSet *a, const RuleSet *b)
 /* ---- compiling ---- */
 
 /*
- * Compile one rule; raises what is wrong with it.
+ * Compile one rule, into the current memory context; raises what is wrong
+ * with it.  What compiling leaves behind is some 20 times the result.
  */
 static void
 rule_build(Rule *rule, Relation rel)
 {
-	rule->expr = rule_compile(rel, rule->condition);
+	MemoryContext keep = CurrentMemoryContext;
+	MemoryContext scratch =
+		AllocSetContextCreate(keep, "pg_fraud compile", ALLOCSET_SMALL_SIZES);
+	Expr *expr;
+
+	MemoryContextSwitchTo(scratch);
+	expr = rule_compile(rel, rule->condition);
+	MemoryContextSwitchTo(keep);
+	rule->expr = copyObject(expr);
+	MemoryContextDelete(scratch);
 	rule_traits((Node *) rule->expr, &rule->traits);
 	rule->state = rule_init(rule->expr);
 }
@@ -539,6 +549,114 @@ warn_of_broken_rule(RuleSet *rs, Rule *rule)
 					rs->table_name, rule->error),
 			 errhint("Rows are judged by the other rules.  Mend it with "
 					 "fraud.alter_rule.")));
+}
+
+/*
+ * Compile one rule of a set into memory of its own, so that it can outlive
+ * the set: the next set of this layout takes over what has not changed.
+ */
+static void
+rule_build_code(RuleSet *rs, Rule *rule, Relation rel)
+{
+	MemoryContext context = AllocSetContextCreate(rs->context, "pg_fraud rule",
+												  ALLOCSET_SMALL_SIZES);
+
+	rule->code = MemoryContextAllocZero(context, sizeof(RuleCode));
+	rule->code->context = context;
+	rule_build_guarded(rule, rel, context);
+	if (rule->broken)
+		warn_of_broken_rule(rs, rule);
+}
+
+/*
+ * Take over from an older set of the same layout what has not changed.  Both
+ * are ordered by name.
+ */
+static void
+ruleset_take_over(RuleSet *rs, const RuleSet *donor)
+{
+	int j = 0;
+
+	for (int i = 0; i < rs->nrules; i++)
+	{
+		Rule	   *rule = &rs->rules[i];
+		const Rule *old;
+
+		while (j < donor->nrules &&
+			   strcmp(donor->rules[j].name, rule->name) < 0)
+			j++;
+		if (j == donor->nrules)
+			return;
+		old = &donor->rules[j];
+		if (rule->code != NULL || old->broken || old->code == NULL ||
+			strcmp(old->condition, rule->condition) != 0 ||
+			strcmp(old->name, rule->name) != 0)
+			continue;
+		rule->code = old->code;
+		rule->traits = old->traits;
+		rule->expr = old->expr;
+		rule->state = old->code->state;
+	}
+}
+
+/*
+ * Compile what cannot be taken over from the sets that are there.
+ */
+static void
+ruleset_compile(RuleSet *rs, Relation rel)
+{
+	int		  level;
+	ListCell *lc;
+
+	rs->built_at = config_generation;
+	foreach (lc, sets)
+	{
+		RuleSet *other = lfirst(lc);
+
+		if (other->root == rs->root && layout_equal(other->desc, rs->desc))
+			ruleset_take_over(rs, other);
+	}
+
+	/* once for all of them: it costs more than compiling one */
+	level = settings_fix_for_compile();
+	for (int i = 0; i < rs->nrules; i++)
+		if (rs->rules[i].code == NULL)
+			rule_build_code(rs, &rs->rules[i], rel);
+	AtEOXact_GUC(true, level);
+}
+
+/*
+ * The set stays: so does its rules' code, until no set uses it any more.
+ */
+static void
+ruleset_keep_code(RuleSet *rs)
+{
+	for (int i = 0; i < rs->nrules; i++)
+	{
+		RuleCode *code = rs->rules[i].code;
+
+		if (code->users++ == 0)
+		{
+			code->state = rs->rules[i].state;
+			MemoryContextSetParent(code->context, CacheMemoryContext);
+		}
+	}
+}
+
+/*
+ * Free a set, and the code that only it used.
+ */
+static void
+ruleset_free(RuleSet *rs)
+{
+	for (int i = 0; i < rs->nrules; i++)
+	{
+		RuleCode *code = rs->rules[i].code;
+
+		if (--code->users == 0)
+			MemoryContextDelete(code->context);
+	}
+	MemoryContextDelete(rs->context);
 }
 
 /*
@@ -693,62 +811,9 @@ ruleset_xact_callback(XactEvent event, void *arg)
 		event != XACT_EVENT_PREPARE)
 		return;
 	foreach (lc, dead_sets)
-		MemoryContextDelete(((RuleSet *) lfirst(lc))->context);
+		ruleset_free(lfirst(lc));
 	list_free(dead_sets);
 	dead_sets = NIL;
-}
-
-/*
- * Take over a rule that has not changed from a set of the same layout, which
- * is several times cheaper than compiling it.  *at is where it is likely to
- * be in that set.
- */
-static bool
-rule_take_over(Rule *rule, RuleSet *from, int *at, MemoryContext context)
-{
-	for (int n = 0; n < from->nrules; n++)
-	{
-		int			  i = (*at + n) % from->nrules;
-		Rule		 *known = &from->rules[i];
-		MemoryContext old;
-
-		if (known->id != rule->id)
-			continue;
-		*at = i + 1;
-		if (known->version != rule->version || known->broken ||
-			strcmp(known->condition, rule->condition) != 0)
-			return false;
-		old = MemoryContextSwitchTo(context);
-		rule->expr = copyObject(known->expr);
-		rule_traits((Node *) rule->expr, &rule->traits);
-		rule->state = rule_init(rule->expr);
-		MemoryContextSwitchTo(old);
-		return true;
-	}
-	return false;
-}
-
-/*
- * Compile the rules of a set, or take them over.
- */
-static void
-ruleset_build(RuleSet *rs, RuleSet *from, Relation rel)
-{
-	int level = settings_fix_for_compile();
-	int at = 0;
-
-	rs->built_at = config_generation;
-
-	for (int i = 0; i < rs->nrules; i++)
-	{
-		if (from != NULL &&
-			rule_take_over(&rs->rules[i], from, &at, rs->context))
-			continue;
-		rule_build_guarded(&rs->rules[i], rel, rs->context);
-		if (rs->rules[i].broken)
-			warn_of_broken_rule(rs, &rs->rules[i]);
-	}
-	AtEOXact_GUC(true, level);
 }
 
 /*
@@ -760,7 +825,6 @@ ruleset_intern(RuleSet *rs, Relation rel)
 {
 	MemoryContext old;
 	ListCell	 *lc;
-	RuleSet		 *from = NULL;
 
 	foreach (lc, sets)
 	{
@@ -773,17 +837,16 @@ ruleset_intern(RuleSet *rs, Relation rel)
 			MemoryContextDelete(rs->context);
 			return other;
 		}
-		if (other->root == rs->root && layout_equal(other->desc, rs->desc))
-			from = other;
 	}
 
-	ruleset_build(rs, from, rel);
+	ruleset_compile(rs, rel);
 	old = MemoryContextSwitchTo(rs->context);
 	ruleset_prepare(rs);
 	MemoryContextSwitchTo(CacheMemoryContext);
 	sets = lappend(sets, rs);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(rs->context, CacheMemoryContext);
+	ruleset_keep_code(rs);
 	return rs;
 }
 
