@@ -477,22 +477,12 @@ ruleset_equal(const RuleSet *a, const RuleSet *b)
 /* ---- compiling ---- */
 
 /*
- * Compile one rule, into the current memory context; raises what is wrong
- * with it.  What compiling leaves behind is some 20 times the result.
+ * Compile one rule; raises what is wrong with it.
  */
 static void
 rule_build(Rule *rule, Relation rel)
 {
-	MemoryContext keep = CurrentMemoryContext;
-	MemoryContext scratch =
-		AllocSetContextCreate(keep, "pg_fraud compile", ALLOCSET_SMALL_SIZES);
-	Expr *expr;
-
-	MemoryContextSwitchTo(scratch);
-	expr = rule_compile(rel, rule->condition);
-	MemoryContextSwitchTo(keep);
-	rule->expr = copyObject(expr);
-	MemoryContextDelete(scratch);
+	rule->expr = rule_compile(rel, rule->condition);
 	rule_traits((Node *) rule->expr, &rule->traits);
 	rule->state = rule_init(rule->expr);
 }
