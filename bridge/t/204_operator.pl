@@ -142,6 +142,22 @@ operator(qq{SELECT fraud.add_source('s', '$topic', 'payments')});
 ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 18', 1, 60), 'added again, it goes on');
 is($server->sql('SELECT count(*) FROM payments WHERE n = 16'), 1, 'where it ended');
 
+# A table that is renamed or has a new column is still the source's
+$server->sql('ALTER TABLE payments RENAME TO paid');
+$kafka->produce($topic, record(0, 20));
+ok($server->wait_sql('SELECT count(*) FROM paid WHERE n = 20', 1, 60), 'a table is renamed')
+  or diag($bridge->log_text);
+$server->sql('ALTER TABLE paid ADD COLUMN city text');
+$kafka->produce($topic, { partition => 0, value => '{"n": 22, "amount": 1, "city": "Bonn"}' });
+ok($server->wait_sql(q{SELECT count(*) FROM paid WHERE n = 22 AND amount = 1}, 1, 60), 'a column is added')
+  or diag($bridge->log_text);
+operator(q{SELECT fraud.alter_source('s', start => 'earliest')});
+sleep 1;
+$kafka->produce($topic, { partition => 0, value => '{"n": 24, "amount": 1, "city": "Bonn"}' });
+ok($server->wait_sql(q{SELECT city FROM paid WHERE n = 24}, 'Bonn', 60), 'and filled')
+  or diag($bridge->log_text);
+$server->sql('ALTER TABLE paid RENAME TO payments');
+
 # A table that is dropped takes its sources along, and nothing else
 $server->sql('DROP TABLE payments');
 is($server->sql('SELECT count(*) FROM fraud.sources'), 0, 'no table, no source');
