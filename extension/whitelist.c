@@ -165,6 +165,7 @@ static const Oid immutable_refused[] = {
 	F_MAKEACLITEM,
 	F_ACLDEFAULT,
 	F_TS_LEXIZE,
+	F_PG_INDEXAM_PROGRESS_PHASENAME,
 };
 
 /* They look at the type of an argument, and may call its casts to json */
