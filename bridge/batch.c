@@ -326,7 +326,9 @@ batch_collect(Lane *lane, int wait_ms)
 		for (ssize_t i = 0; i < n; i++)
 			take_message(lane, polled[i]);
 	}
-	if (batch_full(lane))
+	/* the queue may have been full before */
+	if (lane->nbatched >= lane->wake_rows / 4 ||
+		lane->bytes_batched >= lane->wake_bytes / 4)
 		consumer_wake(lane);
 }
 

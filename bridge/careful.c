@@ -180,11 +180,43 @@ undo_stretch(Careful *c)
 	return true;
 }
 
-/* The text a dead letter keeps of the database's error */
-static void
-fault_from_error(const PgError *err, Fault *fault)
+/*
+ * The column that COPY's error context names ("COPY table, line N, column
+ * NAME: ..."), or NULL.
+ */
+static const char *
+context_column(const Writer *writer, const char *context)
 {
-	fault_set(fault, "insert", err->sqlstate, "%s%s%s", err->message,
+	const SourceConfig *config = &writer->source->config;
+	const char		   *last = strrchr(context, '\n');
+	const char		   *name;
+
+	last = last != NULL ? last + 1 : context;
+	name = strncmp(last, "COPY ", 5) == 0 ? strstr(last, ", column ") : NULL;
+	if (name == NULL)
+		return NULL;
+	name += strlen(", column ");
+	for (int i = 0; i < config->ncolumns; i++)
+	{
+		size_t len = strlen(config->columns[i].name);
+
+		if (strncmp(name, config->columns[i].name, len) == 0 &&
+			(name[len] == ':' || name[len] == '\0'))
+			return config->columns[i].name;
+	}
+	return NULL;
+}
+
+/* The text a dead letter keeps of the writer's error */
+void
+writer_fault(const Writer *writer, Fault *fault)
+{
+	const PgError *err = &writer->error;
+	const char	  *column = context_column(writer, err->context);
+
+	fault_set(fault, "insert", err->sqlstate, "%s%s%s%s%s%s",
+			  column != NULL ? "column " : "", column != NULL ? column : "",
+			  column != NULL ? ": " : "", err->message,
 			  err->detail[0] != '\0' ? ": " : "", err->detail);
 }
 
@@ -247,7 +279,7 @@ condemn(Careful *c)
 	Record		record;
 	WriteResult result;
 
-	fault_from_error(&w->error, &fault);
+	writer_fault(w, &fault);
 	if (!writer_dead_add(w, c->next, &fault))
 		return WRITE_HALT;
 	c->items->at(c->items->arg, c->next, false, &record);

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define MEMORY_QUEUES (8 * 1024 * 1024)	 /* fetched, not yet taken */
-#define MEMORY_BATCHES (8 * 1024 * 1024) /* in a batch */
+#define MEMORY_BATCHES (6 * 1024 * 1024) /* in a batch */
 #define QUEUED_RECORDS 16384
 #define BATCH_RECORDS 12288
 
@@ -32,6 +32,14 @@ consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows)
 		*batch_bytes = 4 * 1024 * 1024;
 	if (*batch_rows > 10000)
 		*batch_rows = 10000;
+}
+
+/* How much a lane's queue may hold before the fetching pauses */
+void
+consumer_limits(int lanes, size_t *queue_bytes, size_t *queue_rows)
+{
+	*queue_bytes = size_max(MEMORY_QUEUES / (size_t) lanes, 256 * 1024);
+	*queue_rows = size_max(QUEUED_RECORDS / (size_t) lanes, 500);
 }
 
 /* librdkafka's log lines; called on its threads */
@@ -83,14 +91,16 @@ set_pairs(rd_kafka_conf_t *conf, const char *const (*pairs)[2], size_t count,
 static bool
 set_budget(rd_kafka_conf_t *conf, int lanes, char *err, size_t errlen)
 {
-	size_t queue = size_max(MEMORY_QUEUES / (size_t) lanes, 256 * 1024);
-	size_t fetch = queue / 2 < 1024 * 1024 ? queue / 2 : 1024 * 1024;
+	size_t queue;
+	size_t rows;
+	size_t fetch;
+
+	consumer_limits(lanes, &queue, &rows);
+	fetch = queue / 2 < 1024 * 1024 ? queue / 2 : 1024 * 1024;
 
 	return set_number(conf, "queued.max.messages.kbytes", queue / 1024, err,
 					  errlen) &&
-		   set_number(conf, "queued.min.messages",
-					  size_max(QUEUED_RECORDS / (size_t) lanes, 500), err,
-					  errlen) &&
+		   set_number(conf, "queued.min.messages", rows, err, errlen) &&
 		   set_number(conf, "fetch.message.max.bytes", fetch, err, errlen) &&
 		   set_number(conf, "fetch.max.bytes", 1024 * 1024, err, errlen) &&
 		   /* a limit, not a buffer: what the broker holds must come through */

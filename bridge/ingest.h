@@ -113,8 +113,9 @@ typedef struct Partition
 	int64_t		  last_timestamp;
 	unsigned char last_hash[RECORD_HASH_SIZE];
 	bool		  has_last;
-	bool		  verify;  /* the last record is still to be compared */
-	bool		  dropped; /* fenced off: to be given up */
+	bool		  verify;		  /* the last record is still to be compared */
+	bool		  dropped;		  /* fenced off: to be given up */
+	char		  requested[128]; /* position asked for, "" = none */
 
 	rd_kafka_message_t **messages;
 	size_t				 nmessages;
@@ -213,6 +214,7 @@ extern RowResult   writer_make_row(Writer *writer, const Record *record,
 extern bool		   writer_record_fits(const Record *record, Fault *fault);
 
 /* ---- careful.c: the same, finding the records that cannot be stored ---- */
+extern void		   writer_fault(const Writer *writer, Fault *fault);
 extern WriteResult careful_write(Writer *writer, const Items *items);
 
 /* ---- stage.c: through a temporary table with INSERT ... ON CONFLICT ---- */
@@ -245,6 +247,8 @@ struct Lane
 
 	size_t	batch_bytes; /* limits of a batch */
 	size_t	batch_rows;
+	size_t	wake_bytes; /* so much taken: the fetching needs a push */
+	size_t	wake_rows;
 	size_t	nbatched; /* records in the batch at hand */
 	size_t	bytes_batched;
 	bool	retry; /* the batch at hand failed, again later */
@@ -270,6 +274,7 @@ extern bool lane_sleep(const Lane *lane, int ms);
 extern rd_kafka_t *consumer_create(const char *group, int lanes, char *err,
 								   size_t errlen);
 extern void consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows);
+extern void consumer_limits(int lanes, size_t *queue_bytes, size_t *queue_rows);
 extern void consumer_wake(Lane *lane);
 extern char *group_name(const char *source);
 

@@ -425,6 +425,7 @@ lane_start(Lane *lane, Source *source, int number)
 	writer_init(&lane->writer, source, lane->mapping);
 	consumer_budget(source->budget_lanes, &lane->batch_bytes,
 					&lane->batch_rows);
+	consumer_limits(source->budget_lanes, &lane->wake_bytes, &lane->wake_rows);
 	if (pthread_create(&lane->thread, NULL, lane_main, lane) != 0)
 	{
 		log_fatal("could not start a thread");

@@ -130,12 +130,15 @@ write_owner(Lane *lane, const Partition *part, PgError *err)
 {
 	char		number[16];
 	char		next[32];
-	const char *params[6] = {
-		lane->source->config.name, number,
-		bridge_instance(),		   next,
-		lane->cluster_id,		   lane->source->config.topic};
-	PGresult *res;
-	bool	  ok;
+	const char *params[7] = {lane->source->config.name,
+							 number,
+							 bridge_instance(),
+							 next,
+							 lane->cluster_id,
+							 lane->source->config.topic,
+							 part->requested};
+	PGresult   *res;
+	bool		ok;
 
 	snprintf(number, sizeof(number), "%d", part->id);
 	snprintf(next, sizeof(next), "%lld", (long long) part->next);
@@ -146,9 +149,9 @@ write_owner(Lane *lane, const Partition *part, PgError *err)
 		"first_offset END, last_offset = CASE WHEN requested_position IS NULL "
 		"THEN last_offset END, cluster_id = $5, kafka_topic = $6, "
 		"requested_position = NULL, updated_at = now() WHERE source = $1 AND "
-		"kafka_partition = $2::int AND (next_offset = $4::bigint OR "
-		"requested_position IS NOT NULL OR next_offset < 0)",
-		6, params);
+		"kafka_partition = $2::int AND COALESCE(requested_position, '') = $7 "
+		"AND (next_offset = $4::bigint OR $7 <> '' OR next_offset < 0)",
+		7, params);
 	ok = res != NULL && strcmp(PQcmdTuples(res), "1") == 0;
 	PQclear(res);
 	return ok;

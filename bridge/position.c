@@ -329,6 +329,7 @@ check_stored(Lane *lane, Partition *part, const StoredPosition *stored,
 	if (!check_cluster(lane, stored))
 		return TAKE_HALT;
 	part->next = stored->next;
+	string_copy(part->requested, stored->requested, sizeof(part->requested));
 	part->has_last = stored->has_last;
 	part->last_offset = stored->last_offset;
 	part->last_timestamp = stored->last_timestamp;

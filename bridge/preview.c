@@ -106,9 +106,7 @@ show_row(Preview *p, const Record *record)
 	}
 	else if (pg_error_class(w->error.sqlstate) == PG_FAULT_ROW)
 	{
-		fault_set(&fault, "insert", w->error.sqlstate, "%s%s%s",
-				  w->error.message, w->error.detail[0] != '\0' ? ": " : "",
-				  w->error.detail);
+		writer_fault(w, &fault);
 		print_dead(record, &fault);
 	}
 	else

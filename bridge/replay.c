@@ -258,8 +258,7 @@ replay_with(Writer *writer, const char *id, const Letter *letter, PgError *err)
 		*err = writer->error;
 		if (!failure_is_final(err))
 			return false;
-		fault_set(&fault, "insert", err->sqlstate, "%s%s%s", err->message,
-				  err->detail[0] != '\0' ? ": " : "", err->detail);
+		writer_fault(writer, &fault);
 	}
 	writer_rollback(writer);
 	return note_failure(id, &fault, err);
