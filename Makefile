@@ -16,7 +16,7 @@ demo:
 		bridge/demo/run
 test:
 	@bridge/parts/private -w -p kafka -p postgrest -p bigquery \
-		-p postgres -p browser bridge/t/run $(T)
+		-p postgres -p browser -p webhooks bridge/t/run $(T)
 bench:
 	@bridge/parts/private -p kafka -p clients -p debezium \
 		bridge/bench/run $(ONLY)

@@ -17,7 +17,7 @@ sub new
 	my $self = bless { node => $node, dbname => $args{dbname} // 'shop' },
 	  $class;
 
-	$node->init;
+	$node->init(extra => [ '--encoding=UTF8', '--locale=C.UTF-8' ]);
 	$node->append_conf('postgresql.conf', <<"END");
 listen_addresses = '127.0.0.1'
 max_connections = 100
