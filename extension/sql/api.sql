@@ -7,11 +7,11 @@
 --
 
 -- The ledger has a table's name at the time: names that watched tables had
--- before are kept, so that a renamed table keeps its alerts.
+-- before are kept, so that a renamed table keeps its alerts.  A name may be
+-- there twice: a key would let one session's DDL wait for that of another.
 CREATE TABLE fraud.table_names (
     target regclass NOT NULL,
-    name   text NOT NULL,
-    PRIMARY KEY (target, name)
+    name   text NOT NULL
 );
 COMMENT ON TABLE fraud.table_names IS 'Names that watched tables have or had, with their schemas';
 COMMENT ON COLUMN fraud.table_names.target IS 'The table';
@@ -28,8 +28,7 @@ BEGIN
     FROM fraud.watch_config w
     WHERE fraud.table_name(w.target) IS NOT NULL AND NOT EXISTS (
         SELECT FROM fraud.table_names n
-        WHERE n.target = w.target AND n.name = fraud.table_name(w.target))
-    ON CONFLICT DO NOTHING;
+        WHERE n.target = w.target AND n.name = fraud.table_name(w.target));
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'could not keep the names of watched tables: %', sqlerrm;
 END $$;
@@ -49,7 +48,7 @@ SET search_path = pg_catalog, pg_temp AS $$
         SELECT w.target FROM fraud.watch_config w WHERE fraud.table_name(w.target) = same_table.name
         UNION
         SELECT n.target FROM fraud.table_names n WHERE n.name = same_table.name)
-    SELECT array_agg(a.name) FROM (
+    SELECT array_agg(a.name ORDER BY a.name) FROM (
         SELECT same_table.name
         UNION
         SELECT fraud.table_name(d.target) FROM named d
