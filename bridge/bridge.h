@@ -227,4 +227,12 @@ extern void forward_drain(void); /* --exit-at-end: send what is there, end */
 extern ForwardState forward_state(void);
 extern void			forward_stop(void); /* ask, wait, join */
 
+/* ---- branch.c: the second reader, a thread per source that has one ---- */
+
+extern void			branch_start(void);
+extern void			branch_notice(bool options_too); /* look again */
+extern void			branch_drain(void); /* --exit-at-end: as forward_drain() */
+extern ForwardState branch_state(void);
+extern void			branch_stop(void);
+
 #endif /* BRIDGE_H */

@@ -356,6 +356,7 @@ static void
 notice_source(Control *control, const char *name)
 {
 	control->config_at = 0;
+	branch_notice(false);
 	for (int i = 0; i < control->nsources; i++)
 		if (strcmp(control->sources[i]->config.name, name) == 0)
 			atomic_fetch_add(&control->sources[i]->notices, 1);
@@ -725,6 +726,7 @@ reload(Control *control)
 	}
 	control->config_at = 0;
 	forward_notice(NULL);
+	branch_notice(true);
 	notify_systemd("READY=1");
 }
 
@@ -750,6 +752,7 @@ control_round(Control *control)
 					 PQdb(control->conn));
 			notify_systemd("READY=1");
 			forward_start();
+			branch_start();
 			replay_start();
 		}
 	}
@@ -773,20 +776,21 @@ end_sources(Control *control)
 	}
 }
 
-/* --exit-at-end: let the sinks send what is there */
+/* --exit-at-end: let branches and sinks send what is there */
 static void
-drain_sinks(Control *control)
+drain(Control *control)
 {
-	if (!options()->forward)
-		return;
 	forward_drain();
-	while (!bridge_stopping() && forward_state() == FORWARD_RUNNING)
+	branch_drain();
+	while (!bridge_stopping() && (forward_state() == FORWARD_RUNNING ||
+								  branch_state() == FORWARD_RUNNING))
 	{
 		wait_tick(control);
 		if (control_connect(control) && heartbeat(control))
 			take_notifications(control);
 	}
-	if (forward_state() == FORWARD_FAILED &&
+	if ((forward_state() == FORWARD_FAILED ||
+		 branch_state() == FORWARD_FAILED) &&
 		control->exit_code == BRIDGE_EXIT_OK)
 		control->exit_code = BRIDGE_EXIT_SINK;
 }
@@ -832,8 +836,9 @@ control_run(void)
 	notify_systemd("STOPPING=1");
 	end_sources(&control);
 	if (at_end)
-		drain_sinks(&control);
+		drain(&control);
 	replay_stop();
+	branch_stop();
 	forward_stop();
 	metrics_stop();
 	leave(&control);

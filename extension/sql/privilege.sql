@@ -59,6 +59,12 @@ GRANT SELECT, INSERT, UPDATE ON fraud.offsets TO fraud_bridge;
 GRANT SELECT, INSERT, UPDATE ON fraud.dead_letters TO fraud_bridge;
 GRANT SELECT, INSERT, DELETE ON fraud.verdicts TO fraud_bridge;
 
+-- branch.sql
+GRANT EXECUTE ON FUNCTION fraud.set_branch_position(text, int, bigint)
+    TO fraud_operator;
+GRANT SELECT ON fraud.branch_positions TO fraud_admin, fraud_operator;
+GRANT SELECT, INSERT, UPDATE ON fraud.branch_positions TO fraud_bridge;
+
 -- bridge.sql
 GRANT EXECUTE ON FUNCTION
     fraud.partition_key(text, int),

@@ -1,0 +1,75 @@
+/*
+ * branch.h
+ *		The second reader of a source: records go on to a topic for frauds, for
+ *		legit ones or for dead letters, unchanged.
+ *
+ * One thread for each source that has such topics.  It owns partitions by
+ * session locks of its own; each has a transactional producer, whose
+ * transactional id fences the owner before.
+ */
+#ifndef BRANCH_H
+#define BRANCH_H
+
+#include "bridge.h"
+
+#include <stdatomic.h>
+
+/* Limits of a transaction, which are those of what is kept for one */
+#define BRANCH_RECORDS 10000
+#define BRANCH_BYTES (4 * 1024 * 1024)
+
+/* A partition at hand */
+typedef struct BranchPart
+{
+	int32_t				 id;
+	rd_kafka_t			*producer;
+	int64_t				 position;	/* committed in Kafka */
+	int64_t				 available; /* the database has stored as far */
+	int64_t				 eof;		/* the end as last reported, or -1 */
+	rd_kafka_message_t **messages;
+	size_t				 nmessages;
+	size_t				 bytes;
+} BranchPart;
+
+typedef struct Branch
+{
+	char *name;
+	char *topic;
+	char *fraud_topic; /* NULL: frauds go nowhere; and so on */
+	char *legit_topic;
+	char *dead_letter_topic;
+	char *version; /* changes when anything above does */
+	char *group;
+
+	pthread_t		 thread;
+	atomic_bool		 stop;
+	atomic_bool		 ended;
+	atomic_bool		 drained;		/* all that is stored is branched */
+	_Atomic(int64_t) failing_since; /* now_ms(), 0: it is well */
+
+	PGconn	   *conn;
+	rd_kafka_t *consumer;
+	char	   *cluster_id;
+	BranchPart *parts;
+	int			nparts;
+	Backoff		backoff;
+	int64_t		balance_at;
+	int64_t		pause_until;
+	char		error[512];
+	long long	records;
+} Branch;
+
+/* branch_source.c */
+extern void *branch_run(void *branch); /* body of the thread */
+extern void	 branch_trouble(Branch *branch, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+extern void branch_well(Branch *branch);
+
+/* branch_part.c */
+extern bool branch_take(Branch *branch, int32_t id);
+extern void branch_drop(Branch *branch, int index, bool unlock);
+
+/* branch_batch.c */
+extern bool branch_send(Branch *branch, BranchPart *part);
+
+#endif /* BRANCH_H */

@@ -1,0 +1,341 @@
+/*
+ * branch_batch.c
+ *		Records of a partition to their topics, in one transaction of Kafka's
+ *		together with the position.
+ */
+#include "branch.h"
+#include "ingest.h"
+#include "producer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define COMMIT_TIMEOUT_MS 40000
+#define CALL_TIMEOUT_MS 10000
+
+/*
+ * What the database decided of the offsets that are not simply legit.  A dead
+ * letter that has become a row since is judged as one.
+ */
+static const char verdict_query[] =
+	"SELECT kafka_offset, 'f', NULL, NULL, NULL FROM fraud.alerts "
+	"WHERE source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
+	"$3::bigint AND kafka_offset < $4::bigint "
+	"UNION ALL SELECT kafka_offset, CASE WHEN is_fraud THEN 'w' ELSE 'v' END, "
+	"NULL, NULL, NULL FROM fraud.verdicts "
+	"WHERE source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
+	"$3::bigint AND kafka_offset < $4::bigint "
+	"UNION ALL SELECT kafka_offset, 'd', stage, sqlstate, reason "
+	"FROM fraud.dead_letters WHERE replayed_at IS NULL "
+	"AND source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
+	"$3::bigint AND kafka_offset < $4::bigint "
+	/* dead letters before frauds before the rest */
+	"ORDER BY 1, 2";
+
+/* The transaction at hand */
+typedef struct Batch
+{
+	Branch	   *branch;
+	BranchPart *part;
+	size_t		count;
+	PGresult   *verdicts;
+	int			next; /* row of verdicts not passed yet */
+	bool		kept; /* some came from fraud.verdicts */
+} Batch;
+
+/* Ask the database for the verdicts */
+static bool
+read_verdicts(Batch *batch)
+{
+	char		partition[16];
+	char		from[32];
+	char		to[32];
+	const char *params[4] = {batch->branch->name, partition, from, to};
+	PgError		err;
+
+	snprintf(partition, sizeof(partition), "%d", batch->part->id);
+	snprintf(from, sizeof(from), "%" PRId64, batch->part->messages[0]->offset);
+	snprintf(to, sizeof(to), "%" PRId64,
+			 batch->part->messages[batch->count - 1]->offset + 1);
+	batch->verdicts =
+		pg_query(batch->branch->conn, &err, verdict_query, 4, params);
+	if (batch->verdicts == NULL)
+		branch_trouble(batch->branch, "could not read the verdicts: %s",
+					   err.message);
+	return batch->verdicts != NULL;
+}
+
+/* The row of a record's verdict, -1: there is none, it is legit */
+static int
+find_verdict(Batch *batch, int64_t offset)
+{
+	int found = -1;
+
+	for (; batch->next < PQntuples(batch->verdicts); batch->next++)
+	{
+		int64_t row =
+			strtoll(PQgetvalue(batch->verdicts, batch->next, 0), NULL, 10);
+		char kind;
+
+		if (row > offset)
+			break;
+		kind = PQgetvalue(batch->verdicts, batch->next, 1)[0];
+		batch->kept |= kind == 'v' || kind == 'w';
+		if (row == offset && found < 0 && kind != 'v')
+			found = batch->next;
+	}
+	return found;
+}
+
+/* Add a header of Kafka Connect's */
+static void
+add_error_header(rd_kafka_headers_t *headers, const char *name,
+				 const char *value)
+{
+	char full[64];
+
+	snprintf(full, sizeof(full), "__connect.errors.%s", name);
+	rd_kafka_header_add(headers, full, -1, value, -1);
+}
+
+/* What Connect's tools read of a dead letter, beside its own headers */
+static void
+add_error_headers(const Batch *batch, const rd_kafka_message_t *message,
+				  int row, rd_kafka_headers_t *headers)
+{
+	const char *stage = PQgetvalue(batch->verdicts, row, 2);
+	char		text[64];
+
+	add_error_header(headers, "topic", batch->branch->topic);
+	snprintf(text, sizeof(text), "%d", message->partition);
+	add_error_header(headers, "partition", text);
+	snprintf(text, sizeof(text), "%" PRId64, message->offset);
+	add_error_header(headers, "offset", text);
+	add_error_header(headers, "connector.name", batch->branch->name);
+	add_error_header(headers, "task.id", bridge_instance());
+	add_error_header(headers, "stage",
+					 strcmp(stage, "decode") == 0 ? "VALUE_CONVERTER"
+					 : strcmp(stage, "map") == 0  ? "TRANSFORMATION"
+												  : "TASK_PUT");
+	add_error_header(headers, "class.name", "fraudbridge");
+	snprintf(text, sizeof(text), "SQLSTATE %s",
+			 PQgetvalue(batch->verdicts, row, 3));
+	add_error_header(headers, "exception.class.name", text);
+	add_error_header(headers, "exception.message",
+					 PQgetvalue(batch->verdicts, row, 4));
+}
+
+/* The record's own headers, and room for more; NULL if there are none */
+static rd_kafka_headers_t *
+copy_headers(const rd_kafka_message_t *message, bool more)
+{
+	rd_kafka_headers_t *own;
+
+	if (rd_kafka_message_headers(message, &own) == RD_KAFKA_RESP_ERR_NO_ERROR)
+		return rd_kafka_headers_copy(own);
+	return more ? rd_kafka_headers_new(10) : NULL;
+}
+
+/* Hand one record to librdkafka, as it is */
+static rd_kafka_resp_err_t
+produce(const Batch *batch, const char *topic,
+		const rd_kafka_message_t *message, rd_kafka_headers_t *headers)
+{
+	rd_kafka_timestamp_type_t type;
+	int64_t		  timestamp = rd_kafka_message_timestamp(message, &type);
+	rd_kafka_vu_t arguments[] = {
+		{.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = topic},
+		{.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = batch->part->id},
+		{.vtype = RD_KAFKA_VTYPE_KEY,
+		 .u.mem = {.ptr = message->key, .size = message->key_len}},
+		{.vtype = RD_KAFKA_VTYPE_VALUE,
+		 .u.mem = {.ptr = message->payload, .size = message->len}},
+		{.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+		{.vtype = RD_KAFKA_VTYPE_TIMESTAMP,
+		 .u.i64 = type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? 0 : timestamp},
+		{.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
+	};
+	size_t count = lengthof(arguments) - (headers == NULL ? 1 : 0);
+
+	for (;;)
+	{
+		rd_kafka_error_t *error =
+			rd_kafka_produceva(batch->part->producer, arguments, count);
+		rd_kafka_resp_err_t code;
+
+		if (error == NULL)
+			return RD_KAFKA_RESP_ERR_NO_ERROR;
+		code = rd_kafka_error_code(error);
+		rd_kafka_error_destroy(error);
+		if (code != RD_KAFKA_RESP_ERR__QUEUE_FULL || bridge_stopping())
+		{
+			if (headers != NULL)
+				rd_kafka_headers_destroy(headers);
+			return code;
+		}
+		rd_kafka_poll(batch->part->producer, 10);
+	}
+}
+
+/* Produce all records of the transaction */
+static bool
+produce_all(Batch *batch)
+{
+	Branch *branch = batch->branch;
+
+	for (size_t i = 0; i < batch->count; i++)
+	{
+		const rd_kafka_message_t *message = batch->part->messages[i];
+		int						  row = find_verdict(batch, message->offset);
+		char					  kind = 'l';
+		const char				 *topic;
+		rd_kafka_headers_t		 *headers;
+		rd_kafka_resp_err_t		  code;
+
+		if (row >= 0 && message->payload != NULL)
+			kind = PQgetvalue(batch->verdicts, row, 1)[0];
+		topic = kind == 'd'	  ? branch->dead_letter_topic
+				: kind == 'l' ? branch->legit_topic
+							  : branch->fraud_topic;
+		if (topic == NULL)
+			continue;
+		headers = copy_headers(message, kind == 'd');
+		if (kind == 'd')
+			add_error_headers(batch, message, row, headers);
+		code = produce(batch, topic, message, headers);
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			branch_trouble(branch, "could not produce to topic \"%s\": %s",
+						   topic, rd_kafka_err2str(code));
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Put the position into the transaction and end it */
+static bool
+commit(Batch *batch, int64_t position)
+{
+	rd_kafka_t						   *producer = batch->part->producer;
+	rd_kafka_consumer_group_metadata_t *group =
+		rd_kafka_consumer_group_metadata_new(batch->branch->group);
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(1);
+	rd_kafka_resp_err_t code;
+	char				text[512];
+	bool				failed;
+
+	rd_kafka_topic_partition_list_add(list, batch->branch->topic,
+									  batch->part->id)
+		->offset = position;
+	failed = producer_failed(rd_kafka_send_offsets_to_transaction(
+								 producer, list, group, CALL_TIMEOUT_MS),
+							 &code, text, sizeof(text)) ||
+			 producer_failed(
+				 rd_kafka_commit_transaction(producer, COMMIT_TIMEOUT_MS),
+				 &code, text, sizeof(text));
+	rd_kafka_topic_partition_list_destroy(list);
+	rd_kafka_consumer_group_metadata_destroy(group);
+	if (failed)
+		branch_trouble(batch->branch, "could not end a transaction: %s", text);
+	return !failed;
+}
+
+/*
+ * Mirror the position in the database, and drop the verdicts that nobody
+ * needs any more.  What is lost here is caught up by the next transaction.
+ */
+static bool
+write_mirror(Batch *batch, int64_t position)
+{
+	char		partition[16];
+	char		next[32];
+	const char *params[4] = {batch->branch->name, partition, next,
+							 batch->branch->cluster_id};
+	PgError		err;
+	PGresult   *res;
+	bool		written;
+
+	snprintf(partition, sizeof(partition), "%d", batch->part->id);
+	snprintf(next, sizeof(next), "%" PRId64, position);
+	res = pg_query(batch->branch->conn, &err,
+				   "INSERT INTO fraud.branch_positions AS b (source, "
+				   "kafka_partition, next_offset, cluster_id) VALUES ($1, "
+				   "$2::int, $3::bigint, $4) ON CONFLICT (source, "
+				   "kafka_partition) DO UPDATE SET next_offset = "
+				   "excluded.next_offset, cluster_id = excluded.cluster_id, "
+				   "requested_offset = NULL, updated_at = now()",
+				   4, params);
+	if (res != NULL && batch->kept)
+	{
+		PQclear(res);
+		res = pg_query(batch->branch->conn, &err,
+					   "DELETE FROM fraud.verdicts WHERE source = $1 AND "
+					   "kafka_partition = $2::int AND kafka_offset < "
+					   "$3::bigint",
+					   3, params);
+	}
+	if (res == NULL)
+		branch_trouble(batch->branch, "could not write the position: %s",
+					   err.message);
+	written = res != NULL;
+	PQclear(res);
+	return written;
+}
+
+/* Forget the records that are branched */
+static void
+forget_sent(BranchPart *part, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+	{
+		part->bytes -= part->messages[i]->len + part->messages[i]->key_len;
+		rd_kafka_message_destroy(part->messages[i]);
+	}
+	part->nmessages -= count;
+	memmove(part->messages, part->messages + count,
+			part->nmessages * sizeof(rd_kafka_message_t *));
+}
+
+/*
+ * Branch the records of a partition that the database has passed.  False if
+ * the partition has to be taken anew: only init_transactions tells what became
+ * of a transaction that did not end well.
+ */
+bool
+branch_send(Branch *branch, BranchPart *part)
+{
+	Batch				batch = {.branch = branch, .part = part};
+	rd_kafka_resp_err_t code;
+	char				text[512];
+	int64_t				position;
+	bool				sent;
+
+	while (batch.count < part->nmessages &&
+		   part->messages[batch.count]->offset < part->available)
+		batch.count++;
+	if (batch.count == 0)
+		return true;
+	position = part->messages[batch.count - 1]->offset + 1;
+	if (!read_verdicts(&batch))
+		return false;
+	if (producer_failed(rd_kafka_begin_transaction(part->producer), &code, text,
+						sizeof(text)))
+	{
+		branch_trouble(branch, "could not begin a transaction: %s", text);
+		PQclear(batch.verdicts);
+		return false;
+	}
+	sent = produce_all(&batch) && commit(&batch, position);
+	PQclear(batch.verdicts);
+	if (!sent)
+		return false;
+	part->position = position;
+	branch->records += (long long) batch.count;
+	forget_sent(part, batch.count);
+	branch_well(branch);
+	return write_mirror(&batch, position);
+}

@@ -1,0 +1,57 @@
+--
+-- branch.sql: how far each source's records have gone on to their topics
+--
+
+CREATE TABLE fraud.branch_positions (
+    source           text NOT NULL,
+    kafka_partition  int NOT NULL,
+    next_offset      bigint NOT NULL DEFAULT -1,
+    cluster_id       text,
+    -- what set_branch_position() asked for; the bridge goes on from there
+    requested_offset bigint,
+    updated_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (source, kafka_partition)
+);
+
+COMMENT ON TABLE fraud.branch_positions IS 'Mirror of the branches'' positions, which are in Kafka';
+COMMENT ON COLUMN fraud.branch_positions.source IS 'The source';
+COMMENT ON COLUMN fraud.branch_positions.kafka_partition IS 'The partition';
+COMMENT ON COLUMN fraud.branch_positions.next_offset IS 'The next offset to branch; -1: none was branched yet';
+COMMENT ON COLUMN fraud.branch_positions.cluster_id IS 'Kafka cluster that the offset is of';
+COMMENT ON COLUMN fraud.branch_positions.requested_offset IS 'Where an operator said that it goes on';
+COMMENT ON COLUMN fraud.branch_positions.updated_at IS 'When it moved last';
+
+SELECT pg_catalog.pg_extension_config_dump('fraud.branch_positions', '');
+
+-- The branch asks for what became of a range of offsets.
+CREATE INDEX alerts_kafka_idx ON fraud.alerts (source, kafka_partition, kafka_offset)
+    WHERE source IS NOT NULL;
+CREATE INDEX dead_letters_kafka_idx ON fraud.dead_letters (source, kafka_partition, kafka_offset);
+
+CREATE FUNCTION fraud.set_branch_position(source text, partition int, "position" bigint)
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM fraud.require_role('fraud_operator');
+    IF source IS NULL OR coalesce(partition, -1) < 0 OR coalesce("position", -1) < 0 THEN
+        RAISE EXCEPTION 'source, partition and position must be given and not be negative'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT EXISTS (SELECT FROM fraud.source_config s
+                   WHERE s.name = set_branch_position.source) THEN
+        RAISE EXCEPTION 'source "%" does not exist', source
+            USING ERRCODE = 'undefined_object';
+    END IF;
+    INSERT INTO fraud.branch_positions AS b (source, kafka_partition, requested_offset)
+    VALUES (set_branch_position.source, set_branch_position.partition,
+            set_branch_position."position")
+    ON CONFLICT ON CONSTRAINT branch_positions_pkey DO UPDATE SET
+        requested_offset = excluded.requested_offset, updated_at = now();
+    PERFORM pg_notify('pg_fraud', 'source ' || source);
+END $$;
+COMMENT ON FUNCTION fraud.set_branch_position(text, int, bigint) IS
+'Says from which offset a source''s partition is branched, after Kafka has lost the position
+Records before it that were branched already are not branched again; those behind it are.';
+REVOKE ALL ON FUNCTION fraud.set_branch_position(text, int, bigint) FROM PUBLIC;
+REVOKE ALL ON fraud.branch_positions FROM PUBLIC;
