@@ -151,7 +151,7 @@ $server->wait_sql("SELECT last_error LIKE 'branching: topic%' FROM
 	fraud.source_config WHERE name = 'others'", 't', 10);
 pass('the database knows why');
 $bridge->stop;
-$server->sql("SELECT fraud.drop_source('others')");
+$server->sql("SELECT fraud.drop_source('others', forget => true)");
 $server->sql("SELECT fraud.add_source('others', '$lost', 'others',
 	legit_topic => '$narrow')");
 $kafka->produce($lost, { value => '{"id": 1}' }, { value => '{"id": 2}' });

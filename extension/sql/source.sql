@@ -579,6 +579,7 @@ BEGIN
                g.next_offset, fraud.outer_role(), fraud.actor()
         FROM gone g ORDER BY g.kafka_partition;
         DELETE FROM fraud.verdicts v WHERE v.source = drop_source.name;
+        DELETE FROM fraud.branch_positions b WHERE b.source = drop_source.name;
     END IF;
     PERFORM pg_notify('pg_fraud', 'source ' || name);
 END $$;
