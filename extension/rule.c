@@ -439,7 +439,10 @@ place_error(void *arg)
 	int			  position = geterrposition();
 
 	if (position <= 0)
+	{
+		errcontext("rule condition: %s", ctx->condition);
 		return;
+	}
 	/* the opening parenthesis that parse_text put before the text */
 	if (ctx->pstate->p_sourcetext != NULL &&
 		ctx->pstate->p_sourcetext != ctx->condition)
@@ -450,11 +453,26 @@ place_error(void *arg)
 }
 
 /*
- * Analyse a condition, with errors placed in its own text and spoken of in
+ * From the text to an expression that is ready to be initialised
+ */
+static Node *
+compile(Relation rel, ParseState *pstate, const char *condition)
+{
+	Node *node = analyse(rel, pstate, condition);
+
+	node = generated_mutator(node, rel);
+	/* inlines and folds; before the clock, which inlined bodies may read */
+	node = eval_const_expressions(NULL, node);
+	node = moment_mutator(node, NULL);
+	return (Node *) expression_planner((Expr *) node);
+}
+
+/*
+ * Compile a condition, with errors placed in its own text and spoken of in
  * the words of rules
  */
 static Node *
-analyse_placed(Relation rel, const char *condition)
+compile_placed(Relation rel, const char *condition)
 {
 	ParseState			*pstate = make_parsestate(NULL);
 	MemoryContext		 caller = CurrentMemoryContext;
@@ -465,7 +483,7 @@ analyse_placed(Relation rel, const char *condition)
 	PG_TRY();
 	{
 		error_context_stack = &callback;
-		node = analyse(rel, pstate, condition);
+		node = compile(rel, pstate, condition);
 		error_context_stack = callback.previous;
 	}
 	PG_CATCH();
@@ -501,13 +519,8 @@ rule_compile(Relation rel, const char *condition)
 		CurTransactionContext, "rule being compiled", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(scratch);
 	int			  level = settings_fix_for_compile();
-	Node		 *node = analyse_placed(rel, condition);
+	Node		 *node = compile_placed(rel, condition);
 
-	node = generated_mutator(node, rel);
-	/* inlines and folds; before the clock, which inlined bodies may read */
-	node = eval_const_expressions(NULL, node);
-	node = moment_mutator(node, NULL);
-	node = (Node *) expression_planner((Expr *) node);
 	AtEOXact_GUC(true, level);
 
 	MemoryContextSwitchTo(caller);

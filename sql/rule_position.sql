@@ -15,6 +15,16 @@ SELECT fraud.add_rule('payments', 'r', 'amount > 1
 SELECT fraud.add_rule('payments', 'r', 'amount > ''12x''');
 SELECT fraud.add_rule('payments', 'r', 'amount > random()');
 SELECT fraud.add_rule('payments', 'r', 'country = "FR"');
+-- an error met when constants are computed has no place, but names the rule's text
+\set SHOW_CONTEXT errors
+DO $$ BEGIN PERFORM fraud.add_rule('positions.payments', 'r', 'amount > 1 AND 1 / 0 = 1');
+EXCEPTION WHEN division_by_zero THEN
+    DECLARE context text; BEGIN
+        GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+        RAISE WARNING '%: %', SQLERRM, split_part(context, E'\n', 1);
+    END;
+END $$;
+\set SHOW_CONTEXT never
 -- the same from a function, whose own statements are not blamed
 DO $$ BEGIN PERFORM fraud.add_rule('positions.payments', 'r', 'true AND amont > 1'); END $$;
 -- when changed
