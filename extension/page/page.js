@@ -765,8 +765,9 @@ const deadGrid = new Grid($('dead-grid'), 'Dead letters', [
   { head: 'Reason', field: 'reason', cls: 'wrap wide', show: wrap('reason') },
   { head: 'Record', field: 'value', cls: 'wrap wide', show: r => r.value === null ? el('span', { class: 'muted' }, r.key === null ? '' : 'no value')
       : el('div', { class: 'more-text' }, data(bytes(r.value), 1000, 'code')) },
-  { head: 'Replay', width: '9.5em', sort: false, show: r => r.replayed_at ? el('span', null, 'replayed ', stamp(r.replayed_at))
+  { head: 'Replay', width: '9.5em', sort: false, cls: 'wrap inline', show: r => r.replayed_at ? el('span', null, 'replayed ', stamp(r.replayed_at))
       : r.replay_requested_at ? el('span', { class: 'muted' }, 'asked for ', stamp(r.replay_requested_at))
+      : r.truncated ? el('span', { class: 'muted', title: 'Only its beginning was kept' }, 'too large')
       : el('button', { type: 'button', onclick: e => replay(e.target, digits(r.id)), 'aria-label': `Replay dead letter ${digits(r.id)}` }, 'Replay') },
 ], { key: r => digits(r.id), empty: 'No dead letter.', optional: 'value' });
 
@@ -857,7 +858,7 @@ function health(sources, sinks, bridges) {
   const bad = r => tone(plain(r.state)) === 'state-bad', alive = bridges.filter(b => !bad(b));
   const stopped = [...sources, ...sinks].filter(bad), box = $('health');
   const lag = sources.reduce((n, s) => n + (s.lag === null || s.lag === undefined ? 0 : +digits(s.lag)), 0);
-  const [mood, words] = stopped.length ? ['bad', `${stopped.map(s => plain(s.name)).join(', ').slice(0, 40)} stopped`]
+  const [mood, words] = stopped.length ? ['bad', `stopped: ${stopped.map(s => plain(s.name)).join(', ').slice(0, 60)}`]
     : !bridges.length ? ['', 'no bridge'] : !alive.length ? ['bad', 'no bridge alive']
     : lag > 0 ? ['good', `running, ${count(String(lag))} behind`] : ['good', 'running'];
   box.className = `health ${mood}`;
