@@ -60,6 +60,18 @@ compat_is_json_node(Node *node)
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
+#if PG_VERSION_NUM >= 180000
+#define compat_init_range_table(estate, pstate)                                \
+	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos,   \
+					   bms_make_singleton(1))
+#elif PG_VERSION_NUM >= 160000
+#define compat_init_range_table(estate, pstate)                                \
+	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos)
+#else
+#define compat_init_range_table(estate, pstate)                                \
+	ExecInitRangeTable(estate, (pstate)->p_rtable)
+#endif
+
 #if PG_VERSION_NUM >= 150000
 #define compat_reserve_prefix(prefix) MarkGUCPrefixReserved(prefix)
 #else

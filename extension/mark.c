@@ -446,6 +446,28 @@ mark_insert(TriggerData *trigdata, RuleSet *rs)
 }
 
 /*
+ * Put marks into a row that is about to be inserted and whose values stand in
+ * the slot: judged as by the trigger, which load.c takes the place of.
+ */
+void
+mark_slot(RuleSet *rs, TupleTableSlot *slot)
+{
+	Marks marks;
+	int	  columns[NMARKS];
+
+	if (unlikely(!pg_fraud_enabled || rs->paused))
+		marks_none(&marks);
+	else
+		marks_judge(rs, slot, &marks);
+	marks_columns(rs, columns);
+	for (int i = 0; i < NMARKS; i++)
+	{
+		slot->tts_values[columns[i] - 1] = marks.values[i];
+		slot->tts_isnull[columns[i] - 1] = marks.nulls[i];
+	}
+}
+
+/*
  * Say, once a statement, that marks cannot be written.
  */
 static void

@@ -12,6 +12,7 @@
  *	setting.c	the fixed settings under which rules compile and run
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
+ *	load.c		many rows at once, for the bridge
  *	ledger.c	verdict -> fraud.alerts
  *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
@@ -338,6 +339,7 @@ extern Jsonb *row_to_jsonb(RuleSet *rs, TupleTableSlot *slot);
 /* ---- mark.c ---- */
 
 extern void mark_init(void);
+extern void mark_slot(RuleSet *rs, TupleTableSlot *slot);
 extern void mark_pass_begin(RuleSet *rs, TupleTableSlot *slot,
 							const Verdict *verdict);
 extern bool mark_pass_end(void);

@@ -415,3 +415,14 @@ COMMENT ON COLUMN fraud.watched.paused IS 'Rows are stored unjudged';
 COMMENT ON COLUMN fraud.watched.watched_by IS 'Who called watch last';
 COMMENT ON COLUMN fraud.watched.watched_at IS 'When that was';
 COMMENT ON COLUMN fraud.watched.approval IS 'Changes of rules wait for a second person''s approval';
+
+CREATE FUNCTION fraud.load_rows(target regclass, columns text[], rows bytea) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_load_rows';
+COMMENT ON FUNCTION fraud.load_rows(regclass, text[], bytea) IS
+    'For the bridge: stores rows, given as COPY''s text in the client''s encoding, as COPY would, but in groups; returns how many';
+CREATE FUNCTION fraud.load_obstacle(target regclass) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_load_obstacle';
+COMMENT ON FUNCTION fraud.load_obstacle(regclass) IS
+    'For the bridge: why fraud.load_rows would refuse a table; NULL if it would not';
