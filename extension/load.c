@@ -335,6 +335,31 @@ load_run(Load *load)
 }
 
 /*
+ * Load a chunk; one at a time, since the reading callback is told nothing.
+ */
+static void
+load_chunk(Load *load, List *columns, bytea *rows)
+{
+	/* a domain's check, say, that loads rows itself */
+	if (chunk_busy)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+						errmsg("rows are being loaded already")));
+	load_begin(load, columns);
+	chunk_data = VARDATA_ANY(rows);
+	chunk_left = VARSIZE_ANY_EXHDR(rows);
+	chunk_busy = true;
+	PG_TRY();
+	{
+		load_run(load);
+	}
+	PG_FINALLY();
+	{
+		chunk_busy = false;
+	}
+	PG_END_TRY();
+}
+
+/*
  * fraud.load_rows(target, columns, rows): rows is COPY's text, in the
  * client's encoding.  Returns how many were stored.
  */
@@ -358,23 +383,7 @@ fraud_load_rows(PG_FUNCTION_ARGS)
 						RelationGetRelationName(load->rel), obstacle),
 				 errhint("Use COPY.")));
 
-	/* a domain's check, say, that loads rows itself */
-	if (chunk_busy)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
-						errmsg("rows are being loaded already")));
-	chunk_busy = true;
-	PG_TRY();
-	{
-		load_begin(load, columns);
-		chunk_data = VARDATA_ANY(rows);
-		chunk_left = VARSIZE_ANY_EXHDR(rows);
-		load_run(load);
-	}
-	PG_FINALLY();
-	{
-		chunk_busy = false;
-	}
-	PG_END_TRY();
+	load_chunk(load, columns, rows);
 	load_end(load);
 	table_close(load->rel, NoLock);
 	PG_RETURN_INT64(load->stored);
