@@ -235,4 +235,8 @@ extern void			branch_drain(void); /* --exit-at-end: as forward_drain() */
 extern ForwardState branch_state(void);
 extern void			branch_stop(void);
 
+/* forward_metrics.c: what /metrics says of the sinks */
+
+extern void forward_metrics(Buffer *out);
+
 #endif /* BRIDGE_H */

@@ -13,6 +13,7 @@
 
 #define CONFIG_POLL_MS 1000
 #define DRAIN_FAILURE_MS 30000
+#define METRICS_MS 5000
 
 static pthread_t	   manager;
 static bool			   started = false;
@@ -246,6 +247,19 @@ any_ending(void)
 	return false;
 }
 
+/* For /metrics, if anybody can ask for it */
+static void
+read_metrics(PGconn *conn, int64_t *next)
+{
+	PgError err;
+
+	if (options()->metrics_port == 0 || now_ms() < *next)
+		return;
+	if (!forward_metrics_read(conn, &err))
+		log_warning("could not read how the sinks are: %s", err.message);
+	*next = now_ms() + METRICS_MS;
+}
+
 /* The thread that minds the others */
 static void *
 manage(void *arg)
@@ -253,6 +267,7 @@ manage(void *arg)
 	PGconn	*conn = NULL;
 	Backoff	 backoff = {0};
 	uint64_t notices = 0;
+	int64_t	 metrics_at = 0;
 	int		 wait_ms = 0;
 
 	(void) arg;
@@ -272,6 +287,7 @@ manage(void *arg)
 		else
 		{
 			backoff_reset(&backoff);
+			read_metrics(conn, &metrics_at);
 			wait_ms = any_ending() ? 20 : CONFIG_POLL_MS;
 		}
 	}

@@ -29,4 +29,6 @@ extern bool		forward_draining(void);
 extern uint64_t forward_wake_count(void);
 extern bool forward_wait(Runner *runner, int ms, const uint64_t *wake_count);
 
+extern bool forward_metrics_read(PGconn *conn, PgError *err);
+
 #endif /* FORWARD_H */

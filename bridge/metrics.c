@@ -367,6 +367,7 @@ answer_request(int fd)
 	if (strncmp(request + 4, "/metrics ", 9) == 0)
 	{
 		control_metrics(&body);
+		forward_metrics(&body);
 		send_answer(fd, "200 OK", "text/plain; version=0.0.4", &body);
 		buf_free(&body);
 		return;

@@ -5,6 +5,7 @@
 
 use strict;
 use warnings;
+use HTTP::Tiny;
 use Test::More;
 use PgFraud::Bridge;
 use PgFraud::FakeBigQuery;
@@ -27,13 +28,15 @@ SELECT fraud.add_sink('all', 'bigquery', '{"table": "my-project.fraud.all"}', st
 CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
 END
 
+my $port = PgFraud::Part::free_port();
+
 # Opened before any sink has run: it commits last of all.
 my $early = $server->session;
 $early->query_safe("BEGIN; INSERT INTO payments VALUES (100, 1000, 'early')");
 
 our $bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
 	dbname => $server->connstr(user => 'bridge'),
-	options => ['--only=forward'], env => $fake->env);
+	options => ['--only=forward', "--metrics-port=$port"], env => $fake->env);
 
 # Waits until the table has that many rows
 sub arrives
@@ -163,6 +166,14 @@ my @took = sort { $a <=> $b } map { my ($id, $at) = split /\|/; $at{$id} - $at }
   split /\n/, $server->sql("SELECT event_id, extract(epoch FROM detected_at) FROM fraud.alerts WHERE transaction ->> 'note' = 'fresh'");
 note(sprintf('seconds to the sink: median %.3f, longest %.3f', $took[10], $took[-1]));
 cmp_ok($took[10], '<', 0.15, 'they leave within tens of milliseconds');
+
+# Metrics
+my $sent = $server->sql("SELECT sent FROM fraud.sinks WHERE name = 'all'");
+my $text;
+wait_for { $text = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content}; $text =~ /sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m } 15;
+like($text, qr/^fraudbridge_sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m, 'metrics: rows sent');
+like($text, qr/^fraudbridge_sink_lag_rows\{sink="new",kind="bigquery"\} \d+$/m, 'metrics: lag');
+like($text, qr/^fraudbridge_sink_stopped\{sink="new",kind="bigquery"\} 0$/m, 'metrics: state');
 
 is($bridge->stop, 0, 'the bridge stops');
 unlike($bridge->log_text, qr/\] (ERROR|FATAL) /, 'nothing went wrong');

@@ -94,8 +94,8 @@ GRANT EXECUTE ON FUNCTION
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;
 GRANT EXECUTE ON FUNCTION fraud.sink_key(text), fraud.sink_lag(fraud.sink_cursor, text)
-    TO fraud_operator, fraud_admin, fraud_reader;
-GRANT SELECT ON fraud.sinks TO fraud_reader, fraud_operator, fraud_admin;
+    TO fraud_operator, fraud_admin, fraud_reader, fraud_bridge;
+GRANT SELECT ON fraud.sinks TO fraud_reader, fraud_operator, fraud_admin, fraud_bridge;
 GRANT SELECT ON fraud.sink_failures TO fraud_operator, fraud_admin;
 GRANT SELECT ON fraud.sink_config TO fraud_bridge;
 GRANT SELECT, UPDATE ON fraud.sink_cursor TO fraud_bridge;

@@ -773,25 +773,34 @@ CREATE FUNCTION fraud.report_sink(sink text, stopped boolean, reason text, hint 
 COMMENT ON FUNCTION fraud.report_sink(text, boolean, text, text) IS
     'For the bridge: keeps the last error of a sink, and why it stopped';
 
--- Alerts that a sink has yet to send.
+-- Alerts that a sink has yet to send.  They are looked for as the bridge does
+-- it, so that a transaction open for hours makes nothing to be read.
 CREATE FUNCTION fraud.sink_lag(place fraud.sink_cursor, table_name text, OUT lag_rows bigint, OUT oldest timestamptz)
-    LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
     AS $$
-    SELECT count(*), min(a.detected_at)
-      FROM fraud.alerts AS a
-     WHERE a.forward AND (sink_lag.table_name IS NULL
-            OR a.table_name = ANY ((SELECT fraud.same_table(sink_lag.table_name))::text[]))
-       AND CASE WHEN place.from_id IS NOT NULL THEN place.stage = 'alert' AND a.id > place.last_id
-                     OR place.new_snapshot IS NOT NULL AND NOT pg_visible_in_snapshot(a.xid, place.new_snapshot)
-                ELSE a.xid >= pg_snapshot_xmin(place.old_snapshot)
-                     AND NOT pg_visible_in_snapshot(a.xid, place.old_snapshot)
-                     AND (place.new_snapshot IS NULL
-                          OR place.stage = 'alert' AND (a.xid, a.id) > (place.last_xid, place.last_id)
-                          OR NOT pg_visible_in_snapshot(a.xid, place.new_snapshot)) END
-       AND a.xid >= CASE WHEN place.from_id IS NULL THEN pg_snapshot_xmin(place.old_snapshot)
-                         ELSE '0'::xid8 END
-    $$;
+BEGIN
+    IF place.from_id IS NOT NULL THEN
+        SELECT count(*), min(a.detected_at) INTO lag_rows, oldest
+          FROM fraud.alerts AS a
+         WHERE a.forward AND (sink_lag.table_name IS NULL OR a.table_name = sink_lag.table_name)
+           AND CASE place.stage WHEN 'alert' THEN a.id > place.last_id
+                    ELSE NOT pg_visible_in_snapshot(a.xid, place.new_snapshot) END;
+        RETURN;
+    END IF;
+    SELECT count(*), min(a.detected_at) INTO lag_rows, oldest
+      FROM (SELECT b.* FROM pg_snapshot_xip(place.old_snapshot) AS x (xid)
+              JOIN fraud.alerts AS b ON b.xid = x.xid
+            UNION ALL
+            SELECT b.* FROM fraud.alerts AS b
+             WHERE b.xid >= pg_snapshot_xmax(place.old_snapshot)) AS a
+     WHERE a.forward AND (sink_lag.table_name IS NULL OR a.table_name = sink_lag.table_name)
+       AND (place.new_snapshot IS NULL
+            OR place.stage = 'alert' AND (a.xid, a.id) > (place.last_xid, place.last_id)
+            OR NOT pg_visible_in_snapshot(a.xid, place.new_snapshot));
+END
+$$;
 COMMENT ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text) IS 'Number and age of the alerts that a sink has yet to send';
 
 CREATE VIEW fraud.sinks AS
