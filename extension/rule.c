@@ -519,8 +519,21 @@ rule_compile(Relation rel, const char *condition)
 		CurTransactionContext, "rule being compiled", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller = MemoryContextSwitchTo(scratch);
 	int			  level = settings_fix_for_compile();
-	Node		 *node = compile_placed(rel, condition);
+	Oid			  user;
+	int			  context;
+	Node		 *node;
 
+	/*
+	 * Reading a literal may run the checks of a user's domain, once a column
+	 * has become one: not as a superuser, who only wants to see the rules.
+	 */
+	GetUserIdAndSecContext(&user, &context);
+	if (superuser_arg(user))
+		SetUserIdAndSecContext(rel->rd_rel->relowner,
+							   context | SECURITY_RESTRICTED_OPERATION |
+								   SECURITY_LOCAL_USERID_CHANGE);
+	node = compile_placed(rel, condition);
+	SetUserIdAndSecContext(user, context);
 	AtEOXact_GUC(true, level);
 
 	MemoryContextSwitchTo(caller);

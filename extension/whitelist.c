@@ -445,7 +445,8 @@ check_format(CheckContext *ctx, FuncExpr *func)
 static void
 check_json_value(CheckContext *ctx, Node *value)
 {
-	if (!type_is_builtin(exprType(value)))
+	/* what to do on errors may be an expression without one */
+	if (OidIsValid(exprType(value)) && !type_is_builtin(exprType(value)))
 		refuse(ctx, value,
 			   psprintf("a json value of type %s",
 						format_type_be(exprType(value))),
@@ -465,6 +466,22 @@ json_value_walker(Node *node, CheckContext *ctx)
 		return expression_tree_walker(node, json_value_walker, ctx);
 	check_json_value(ctx, node);
 	return false;
+}
+
+/*
+ * An expression of SQL/JSON: made of such values, and giving one of a type
+ * whose input checks nothing of a user's
+ */
+static void
+check_json(CheckContext *ctx, Node *node)
+{
+	if (exprType(node) >= FirstNormalObjectId)
+		refuse(
+			ctx, node,
+			psprintf("a json value as type %s", format_type_be(exprType(node))),
+			"It may run a user's code.",
+			"Cast to one of PostgreSQL's own types.");
+	expression_tree_walker(node, json_value_walker, ctx);
 }
 
 /*
@@ -666,7 +683,7 @@ check_kind(CheckContext *ctx, Node *node)
 			break;
 		default:
 			if (compat_is_json_node(node))
-				expression_tree_walker(node, json_value_walker, ctx);
+				check_json(ctx, node);
 			else
 				refuse(
 					ctx, node, "an expression of this kind", NULL,
