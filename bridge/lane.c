@@ -110,39 +110,30 @@ ensure_consumer(Lane *lane)
 	return lane->cluster_id != NULL;
 }
 
-/* The first lane keeps the number of partitions up to date */
+/* The brokers know the topic: it has so many partitions */
 static void
-refresh_metadata(Lane *lane)
+note_partitions(Lane *lane, int n)
 {
-	const struct rd_kafka_metadata *metadata;
-	Source						   *source = lane->source;
-	int								known = atomic_load(&source->npartitions);
-	rd_kafka_resp_err_t				err;
+	Source *source = lane->source;
+	int		known = atomic_load(&source->npartitions);
 
-	if (lane->number != 0 || now_ms() < lane->metadata_at)
+	if (options()->exit_at_end && source->ends == NULL &&
+		!position_ends(lane, n))
 		return;
-	err = rd_kafka_metadata(lane->kafka, 0, lane->topic, &metadata, 2000);
-	lane->metadata_at = now_ms() + (known > 0 ? METADATA_MS : METADATA_SOON_MS);
-	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
-	{
-		if (metadata->topic_cnt == 1)
-			err = metadata->topics[0].err;
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR && metadata->topic_cnt == 1)
-		{
-			int n = metadata->topics[0].partition_cnt;
+	if (n > known && known > 0)
+		log_info("source \"%s\": topic \"%s\" has %d partitions now",
+				 source->config.name, source->config.topic, n);
+	atomic_store(&source->npartitions, n);
+	if (atomic_exchange(&source->missing, false))
+		source_error(source, "");
+}
 
-			if (options()->exit_at_end && source->ends == NULL &&
-				!position_ends(lane, n))
-				n = known;
-			if (n > known && known > 0)
-				log_info("source \"%s\": topic \"%s\" has %d partitions now",
-						 source->config.name, source->config.topic, n);
-			atomic_store(&source->npartitions, n);
-			if (atomic_exchange(&source->missing, false))
-				source_error(source, "");
-		}
-		rd_kafka_metadata_destroy(metadata);
-	}
+/* The brokers do not know the topic, or did not answer */
+static void
+note_metadata_error(Lane *lane, rd_kafka_resp_err_t err)
+{
+	Source *source = lane->source;
+
 	if (err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
 		err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC)
 	{
@@ -150,13 +141,40 @@ refresh_metadata(Lane *lane)
 			log_warning("source \"%s\": topic \"%s\" does not exist",
 						source->config.name, source->config.topic);
 		source_error(source, "the topic does not exist");
+		return;
 	}
-	else if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+	log_warning("source \"%s\": topic \"%s\": %s", source->config.name,
+				source->config.topic, rd_kafka_err2str(err));
+	source_error(source, rd_kafka_err2str(err));
+}
+
+/* The first lane keeps the number of partitions up to date */
+static void
+refresh_metadata(Lane *lane)
+{
+	const struct rd_kafka_metadata *metadata;
+	rd_kafka_resp_err_t				err;
+	int								n = 0;
+
+	if (lane->number != 0 || now_ms() < lane->metadata_at)
+		return;
+	err = rd_kafka_metadata(lane->kafka, 0, lane->topic, &metadata, 2000);
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		log_warning("source \"%s\": topic \"%s\": %s", source->config.name,
-					source->config.topic, rd_kafka_err2str(err));
-		source_error(source, rd_kafka_err2str(err));
+		if (metadata->topic_cnt == 1)
+		{
+			err = metadata->topics[0].err;
+			n = metadata->topics[0].partition_cnt;
+		}
+		rd_kafka_metadata_destroy(metadata);
 	}
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		note_metadata_error(lane, err);
+	else if (n > 0)
+		note_partitions(lane, n);
+	lane->metadata_at = now_ms() + (atomic_load(&lane->source->npartitions) > 0
+										? METADATA_MS
+										: METADATA_SOON_MS);
 }
 
 /* The group's coordinator has answered */
