@@ -59,6 +59,8 @@ set_all(rd_kafka_conf_t *conf, const char *transactional_id, char *err,
 		{"log.connection.close", "false"},
 		/* the partition of a key as Java's producers choose it */
 		{"partitioner", "murmur2_random"},
+		/* how large a record may be is for the broker to say */
+		{"message.max.bytes", "1000000000"},
 	};
 	static const char *const required[][2] = {
 		{"enable.idempotence", "true"},
