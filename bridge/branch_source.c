@@ -345,8 +345,15 @@ round_of(Branch *branch)
 {
 	bool moved = false;
 
-	if (!connect_all(branch) || !balance(branch))
+	if (!connect_all(branch))
 		return false;
+	if (!balance(branch))
+	{
+		/* a topic that is missing matters where there is something to send */
+		if (!pg_lost(branch->conn))
+			read_available(branch);
+		return false;
+	}
 	collect(branch);
 	if (!read_available(branch))
 		return false;
