@@ -8,7 +8,9 @@
  *	helper_call.c	calls of helpers in rules
  *	whitelist.c	what may stand in a rule
  *	traits.c	what evaluating an expression needs, or can lead to
- *	ruleset.c	a table's compiled rules, cached and invalidated
+ *	ruleset.c	a table's compiled rules
+ *	rulecache.c	cached and invalidated
+ *	inspect.c	what is wrong with a condition, which columns it reads
  *	setting.c	the fixed settings under which rules compile and run
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
@@ -115,7 +117,7 @@ extern void rule_traits(Node *expr, RuleTraits *traits);
 
 extern void whitelist_check(struct ParseState *pstate, Node *expr);
 
-/* ---- ruleset.c: a table's compiled rules ---- */
+/* ---- ruleset.c, rulecache.c: a table's compiled rules ---- */
 
 typedef enum RuleMode
 {
@@ -224,6 +226,16 @@ extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
 /* The event time of a row, false if it has none */
 extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
 							   TimestampTz *moment);
+
+/* what only rulecache.c and inspect.c need of it */
+extern RuleSet *ruleset_read(Relation rel);
+extern bool ruleset_equal(const RuleSet *a, const RuleSet *b);
+extern void ruleset_compile(RuleSet *rs, Relation rel, List *sets);
+extern void ruleset_prepare(RuleSet *rs);
+extern void ruleset_keep_code(RuleSet *rs);
+extern void ruleset_free(RuleSet *rs);
+extern void rule_build_guarded(Rule *rule, Relation rel,
+							   MemoryContext in_context);
 
 /* ---- setting.c: the fixed settings ---- */
 

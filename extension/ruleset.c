@@ -1,20 +1,12 @@
 /*
  * ruleset.c
  *
- * A watched table's compiled rules, cached in the backend for each row
- * layout: all partitions that are laid out alike share one set.
+ * The rules of a watched table for one row layout: read from the
+ * configuration, compared, compiled.  rulecache.c keeps them.
  *
- * How a change gets here: statement triggers on fraud.rule_config and
- * fraud.watch_config send a relcache invalidation of these tables, at commit
- * to everybody, undone by a rollback.  The callback only moves a counter, and
- * the next row finds its set older than the counter.  The configuration is
- * then read with the latest catalog snapshot, so that a REPEATABLE READ
- * transaction too judges by the rules in force.  A message about the table
- * itself (DDL, but ANALYZE as well) makes the entry look at the layout again;
- * nothing is compiled unless that or the rules differ.
- *
- * What lasts: expression states live as long as their set, across
- * transactions.  They hold calls of the server's own functions only.
+ * What lasts: expression states live across transactions, with their code,
+ * which the next set of the same layout takes over where a rule has not
+ * changed.  They hold calls of the server's own functions only.
  */
 #include "postgres.h"
 
@@ -27,7 +19,6 @@
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -35,8 +26,6 @@
 #include "utils/date.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
@@ -83,89 +72,7 @@ enum
 	BRAKE_VERSION
 };
 
-/* What is known of one relation: a watched table or a partition of one */
-typedef struct RelEntry
-{
-	Oid		 relid;		 /* hash key; must be first */
-	bool	 valid;		 /* cleared by the callback */
-	uint64	 generation; /* of the configuration it was made from */
-	RuleSet *set;		 /* NULL: not watched */
-} RelEntry;
-
-/* Entries that are no longer valid are thrown out when there are so many */
-#define MAX_ENTRIES 4096
-
-static HTAB		*entries = NULL;
-static RelEntry *last_entry = NULL;
-static List		*sets = NIL;	  /* all sets, in CacheMemoryContext */
-static List		*dead_sets = NIL; /* freed at the end of the transaction */
-static uint64	 config_generation = 1;
-static uint64	 last_serial = 0;
-static Oid		 watch_config_relid = InvalidOid;
-static Oid		 rule_config_relid = InvalidOid;
-static Oid		 rule_brakes_relid = InvalidOid;
-
-PG_FUNCTION_INFO_V1(fraud_config_changed);
-PG_FUNCTION_INFO_V1(fraud_validate_rule);
-PG_FUNCTION_INFO_V1(fraud_rule_error);
-PG_FUNCTION_INFO_V1(fraud_rule_columns);
-
-/*
- * Something about a relation has changed.  May be called in the middle of
- * anything: flags only.
- */
-static void
-ruleset_relcache_callback(Datum arg, Oid relid)
-{
-	RelEntry *entry;
-
-	if (relid == InvalidOid || relid == watch_config_relid ||
-		relid == rule_config_relid || relid == rule_brakes_relid)
-		config_generation++;
-	if (entries == NULL)
-		return;
-
-	if (OidIsValid(relid))
-	{
-		entry = hash_search(entries, &relid, HASH_FIND, NULL);
-		if (entry != NULL)
-			entry->valid = false;
-	}
-	else
-	{
-		HASH_SEQ_STATUS status;
-
-		hash_seq_init(&status, entries);
-		while ((entry = hash_seq_search(&status)) != NULL)
-			entry->valid = false;
-	}
-}
-
-/*
- * Read all rules again, in this session.
- */
-void
-ruleset_invalidate(void)
-{
-	config_generation++;
-}
-
-/*
- * Statement trigger on the configuration tables: tells every backend.
- */
-Datum
-fraud_config_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-
-	if (!CALLED_AS_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called by trigger manager",
-						"config_changed")));
-	CacheInvalidateRelcache(trigdata->tg_relation);
-	return PointerGetDatum(NULL);
-}
+static uint64 last_serial = 0;
 
 /* ---- reading the configuration ---- */
 
@@ -254,7 +161,7 @@ config_column(HeapTuple tuple, TupleDesc desc, int attnum, TupleDesc layout)
 static bool
 ruleset_read_watch(RuleSet *rs, Oid target)
 {
-	Relation	rel = table_open(watch_config_relid, AccessShareLock);
+	Relation	rel = table_open(fraud_relid("watch_config"), AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = config_scan(rel, target, WATCH_TARGET);
 	HeapTuple	tuple = systable_getnext(scan);
@@ -342,7 +249,7 @@ rule_compare(const void *a, const void *b)
 static void
 ruleset_drop_braked(RuleSet *rs)
 {
-	Relation	rel = table_open(rule_brakes_relid, AccessShareLock);
+	Relation	rel = table_open(fraud_relid("rule_brakes"), AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = config_scan(rel, rs->root, BRAKE_TARGET);
 	HeapTuple	tuple;
@@ -376,7 +283,7 @@ ruleset_drop_braked(RuleSet *rs)
 static void
 ruleset_read_rules(RuleSet *rs)
 {
-	Relation	rel = table_open(rule_config_relid, AccessShareLock);
+	Relation	rel = table_open(fraud_relid("rule_config"), AccessShareLock);
 	TupleDesc	desc = RelationGetDescr(rel);
 	SysScanDesc scan = config_scan(rel, rs->root, CONFIG_TARGET);
 	HeapTuple	tuple;
@@ -454,7 +361,7 @@ layout_equal(TupleDesc a, TupleDesc b)
 /*
  * Would compiling the set that has just been read give the other one?
  */
-static bool
+bool
 ruleset_equal(const RuleSet *a, const RuleSet *b)
 {
 	if (a->root != b->root || a->nrules != b->nrules ||
@@ -491,7 +398,7 @@ rule_build(Rule *rule, Relation rel)
  * Compile one rule; what is wrong with it makes it broken.  in_context is
  * the set's.
  */
-static void
+void
 rule_build_guarded(Rule *rule, Relation rel, MemoryContext in_context)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -592,13 +499,12 @@ ruleset_take_over(RuleSet *rs, const RuleSet *donor)
 /*
  * Compile what cannot be taken over from the sets that are there.
  */
-static void
-ruleset_compile(RuleSet *rs, Relation rel)
+void
+ruleset_compile(RuleSet *rs, Relation rel, List *sets)
 {
 	int		  level;
 	ListCell *lc;
 
-	rs->built_at = config_generation;
 	foreach (lc, sets)
 	{
 		RuleSet *other = lfirst(lc);
@@ -618,7 +524,7 @@ ruleset_compile(RuleSet *rs, Relation rel)
 /*
  * The set stays: so does its rules' code, until no set uses it any more.
  */
-static void
+void
 ruleset_keep_code(RuleSet *rs)
 {
 	for (int i = 0; i < rs->nrules; i++)
@@ -636,7 +542,7 @@ ruleset_keep_code(RuleSet *rs)
 /*
  * Free a set, and the code that only it used.
  */
-static void
+void
 ruleset_free(RuleSet *rs)
 {
 	for (int i = 0; i < rs->nrules; i++)
@@ -673,7 +579,7 @@ ruleset_sum_traits(RuleSet *rs)
 /*
  * The scratch space that judging needs.  In the set's context.
  */
-static void
+void
 ruleset_prepare(RuleSet *rs)
 {
 	ParamExternData *moment;
@@ -736,7 +642,7 @@ qualified_name(Oid relid)
  * Read the configuration for rel: for itself or for the nearest ancestor
  * that is watched.  NULL: not watched.
  */
-static RuleSet *
+RuleSet *
 ruleset_read(Relation rel)
 {
 	RuleSet		 *rs = ruleset_create(rel, CurrentMemoryContext);
@@ -766,268 +672,6 @@ ruleset_read(Relation rel)
 		return rs;
 	MemoryContextDelete(rs->context);
 	return NULL;
-}
-
-/* ---- the cache ---- */
-
-/*
- * Let go of a set.  When nothing holds it any more it is freed, but only at
- * the end of the transaction: somebody up the stack may be using it.
- */
-static void
-ruleset_release(RuleSet *rs)
-{
-	MemoryContext old;
-
-	if (--rs->entries > 0)
-		return;
-	old = MemoryContextSwitchTo(CacheMemoryContext);
-	dead_sets = lappend(dead_sets, rs);
-	MemoryContextSwitchTo(old);
-	sets = list_delete_ptr(sets, rs);
-}
-
-/*
- * End of a transaction: free what was replaced in it.
- */
-static void
-ruleset_xact_callback(XactEvent event, void *arg)
-{
-	ListCell *lc;
-
-	if (dead_sets == NIL)
-		return;
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
-	foreach (lc, dead_sets)
-		ruleset_free(lfirst(lc));
-	list_free(dead_sets);
-	dead_sets = NIL;
-}
-
-/*
- * The set equal to the one just read: one in the cache, or this one,
- * compiled and moved there.
- */
-static RuleSet *
-ruleset_intern(RuleSet *rs, Relation rel)
-{
-	MemoryContext old;
-	ListCell	 *lc;
-
-	foreach (lc, sets)
-	{
-		RuleSet *other = lfirst(lc);
-
-		/* what is broken may compile after a change, of a list that it asks */
-		if ((!other->any_broken || other->built_at == config_generation) &&
-			ruleset_equal(rs, other))
-		{
-			MemoryContextDelete(rs->context);
-			return other;
-		}
-	}
-
-	ruleset_compile(rs, rel);
-	old = MemoryContextSwitchTo(rs->context);
-	ruleset_prepare(rs);
-	MemoryContextSwitchTo(CacheMemoryContext);
-	sets = lappend(sets, rs);
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(rs->context, CacheMemoryContext);
-	ruleset_keep_code(rs);
-	return rs;
-}
-
-/*
- * Throw out the entries that are not valid, when there are many: tables may
- * come and go for as long as the session lasts.
- */
-static void
-entries_sweep(void)
-{
-	HASH_SEQ_STATUS status;
-	RelEntry	   *entry;
-
-	if (hash_get_num_entries(entries) < MAX_ENTRIES)
-		return;
-	last_entry = NULL;
-	hash_seq_init(&status, entries);
-	while ((entry = hash_seq_search(&status)) != NULL)
-	{
-		if (entry->valid)
-			continue;
-		if (entry->set != NULL)
-			ruleset_release(entry->set);
-		(void) hash_search(entries, &entry->relid, HASH_REMOVE, NULL);
-	}
-}
-
-/*
- * Find or make the entry of a relation.
- */
-static RelEntry *
-entry_enter(Oid relid)
-{
-	RelEntry *entry;
-	bool	  found;
-
-	if (entries == NULL)
-	{
-		HASHCTL ctl = {0};
-
-		ctl.keysize = sizeof(Oid);
-		ctl.entrysize = sizeof(RelEntry);
-		ctl.hcxt = CacheMemoryContext;
-		entries = hash_create("pg_fraud relations", 64, &ctl,
-							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	}
-	entries_sweep();
-	entry = hash_search(entries, &relid, HASH_ENTER, &found);
-	if (!found)
-	{
-		entry->valid = false;
-		entry->generation = 0;
-		entry->set = NULL;
-	}
-	return entry;
-}
-
-/*
- * Bring the entry of rel up to date.
- */
-static RuleSet *
-ruleset_refresh(Relation rel)
-{
-	RelEntry *entry = entry_enter(RelationGetRelid(rel));
-	Oid		  relid = RelationGetRelid(rel);
-	uint64	  generation;
-	RuleSet	 *rs;
-
-	watch_config_relid = fraud_relid("watch_config");
-	rule_config_relid = fraud_relid("rule_config");
-	rule_brakes_relid = fraud_relid("rule_brakes");
-
-	/* from here on the callback may clear it again */
-	entry->valid = true;
-	generation = config_generation;
-	PG_TRY();
-	{
-		rs = ruleset_read(rel);
-		if (rs != NULL)
-			rs = ruleset_intern(rs, rel);
-	}
-	PG_CATCH();
-	{
-		entry = hash_search(entries, &relid, HASH_FIND, NULL);
-		if (entry != NULL)
-			entry->valid = false;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	entry = hash_search(entries, &relid, HASH_FIND, NULL);
-	if (rs != NULL)
-		rs->entries++;
-	if (entry->set != NULL)
-		ruleset_release(entry->set);
-	entry->set = rs;
-	entry->generation = generation;
-	return rs;
-}
-
-/*
- * The entry of a relation if it is up to date.
- */
-static inline RelEntry *
-entry_find(Oid relid)
-{
-	RelEntry *entry = last_entry;
-
-	if (entry == NULL || entry->relid != relid)
-	{
-		if (entries == NULL)
-			return NULL;
-		entry = hash_search(entries, &relid, HASH_FIND, NULL);
-		if (entry == NULL)
-			return NULL;
-		last_entry = entry;
-	}
-	return entry->valid && entry->generation == config_generation ? entry
-																  : NULL;
-}
-
-/*
- * The rules for a relation that is open and locked.  See pg_fraud.h.
- */
-RuleSet *
-ruleset_for(Relation rel)
-{
-	RelEntry *entry = entry_find(RelationGetRelid(rel));
-
-	return likely(entry != NULL) ? entry->set : ruleset_refresh(rel);
-}
-
-/*
- * The same for a row that arrives, which an error must not cost.
- */
-RuleSet *
-ruleset_for_row(Relation rel)
-{
-	RelEntry	 *entry = entry_find(RelationGetRelid(rel));
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	RuleSet *volatile rs = NULL;
-	ErrorData *volatile edata = NULL;
-
-	if (likely(entry != NULL))
-		return entry->set;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		rs = ruleset_refresh(rel);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
-	if (edata == NULL)
-		return rs;
-	if (judge_rethrows(edata->sqlerrcode))
-		ReThrowError(edata);
-	ereport(WARNING, (errcode(edata->sqlerrcode),
-					  errmsg("row of table \"%s\" is stored unjudged: %s",
-							 RelationGetRelationName(rel), edata->message)));
-	FreeErrorData(edata);
-	return NULL;
-}
-
-/*
- * The same by id.
- */
-RuleSet *
-ruleset_for_relid(Oid relid)
-{
-	RelEntry *entry = entry_find(relid);
-	Relation  rel;
-	RuleSet	 *rs;
-
-	if (likely(entry != NULL))
-		return entry->set;
-	rel = table_open(relid, AccessShareLock);
-	rs = ruleset_refresh(rel);
-	table_close(rel, AccessShareLock);
-	return rs;
 }
 
 /*
@@ -1096,99 +740,4 @@ ruleset_event_time(RuleSet *rs, TupleTableSlot *slot, TimestampTz *moment)
 		default:
 			return false;
 	}
-}
-
-/*
- * Start of the cache, when the library is loaded.
- */
-void
-ruleset_init(void)
-{
-	CacheRegisterRelcacheCallback(ruleset_relcache_callback, (Datum) 0);
-	RegisterXactCallback(ruleset_xact_callback, NULL);
-}
-
-/* ---- SQL ---- */
-
-/*
- * fraud.validate_rule(target, condition): raises what is wrong with it.
- */
-Datum
-fraud_validate_rule(PG_FUNCTION_ARGS)
-{
-	Relation rel = table_open(PG_GETARG_OID(0), AccessShareLock);
-
-	rule_validate(rel, text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	table_close(rel, NoLock);
-	PG_RETURN_VOID();
-}
-
-/*
- * Compile a condition for somebody who looks at it, with the table owner's
- * rights: whoever looks must not lend the rule his.  False: there is no such
- * table.
- */
-static bool
-rule_inspect(Rule *rule, Oid relid)
-{
-	Relation rel = try_relation_open(relid, AccessShareLock);
-	Oid		 user;
-	int		 context;
-
-	if (rel == NULL)
-		return false;
-	if (rel->rd_rel->relkind != RELKIND_RELATION &&
-		rel->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
-		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
-						errmsg("\"%s\" is not a table",
-							   RelationGetRelationName(rel))));
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(rel->rd_rel->relowner,
-						   context | SECURITY_LOCAL_USERID_CHANGE |
-							   SECURITY_RESTRICTED_OPERATION);
-	rule_build_guarded(rule, rel, CurrentMemoryContext);
-	SetUserIdAndSecContext(user, context);
-	table_close(rel, NoLock);
-	return true;
-}
-
-/*
- * fraud.rule_error(target, condition): what is wrong with a stored rule by
- * now, NULL if it compiles.
- */
-Datum
-fraud_rule_error(PG_FUNCTION_ARGS)
-{
-	Rule rule = {0};
-
-	rule.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (!rule_inspect(&rule, PG_GETARG_OID(0)))
-		PG_RETURN_TEXT_P(cstring_to_text("the table does not exist"));
-	if (!rule.broken)
-		PG_RETURN_NULL();
-	PG_RETURN_TEXT_P(cstring_to_text(rule.error));
-}
-
-/*
- * fraud.rule_columns(target, condition): the columns that it reads, NULL if it
- * does not compile.  For a generated column those of which it is made.
- */
-Datum
-fraud_rule_columns(PG_FUNCTION_ARGS)
-{
-	Oid	   relid = PG_GETARG_OID(0);
-	Rule   rule = {0};
-	Datum *names;
-	int	   n = 0;
-	int	   attnum = -1;
-
-	rule.condition = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (!rule_inspect(&rule, relid) || rule.broken)
-		PG_RETURN_NULL();
-	names = palloc(sizeof(Datum) * (bms_num_members(rule.traits.columns) + 1));
-	while ((attnum = bms_next_member(rule.traits.columns, attnum)) >= 0)
-		if (attnum > 0)
-			names[n++] = CStringGetTextDatum(get_attname(relid, attnum, false));
-	PG_RETURN_ARRAYTYPE_P(
-		construct_array(names, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
