@@ -1,5 +1,5 @@
 # Shared by the scripts of this folder: what is said, where things are kept.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then
 	bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
