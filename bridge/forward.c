@@ -362,7 +362,8 @@ forward_state(void)
 	{
 		int64_t since = atomic_load(&runners[i]->failing_since);
 
-		if (since != 0 && now_ms() - since >= DRAIN_FAILURE_MS)
+		if (since != 0 && !atomic_load(&runners[i]->drained) &&
+			now_ms() - since >= DRAIN_FAILURE_MS)
 			failed = true;
 		if (!atomic_load(&runners[i]->drained))
 			state = FORWARD_RUNNING;

@@ -162,6 +162,25 @@ work_wait(Work *work, const SinkError *err)
 
 /* ---- the thread ---- */
 
+/* Nothing to send: the sink may have something to do of its own */
+static Step
+idle(Work *work)
+{
+	SinkError  err = {0};
+	SinkResult result = SINK_DONE;
+
+	if (work->kind->idle != NULL)
+		result = work->kind->idle(work->sink, &err);
+	if (result == SINK_DONE)
+	{
+		work_succeeded(work);
+		return STEP_IDLE;
+	}
+	if (result == SINK_STOP)
+		return work_stop(work, &err);
+	return work_wait(work, &err) == STEP_END ? STEP_END : STEP_REOPEN;
+}
+
 /* Work until something else than work is to be done */
 static Step
 serve(Work *work)
@@ -180,6 +199,8 @@ serve(Work *work)
 		if (work->cursor.dirty || now_ms() - work->saved_at >= SAVE_IDLE_MS)
 			step = work_save(work);
 		if (step == STEP_IDLE || step == STEP_MORE)
+			step = idle(work);
+		if (step == STEP_IDLE)
 			forward_wait(work->runner, IDLE_POLL_MS, &wakes);
 	}
 	if (step == STEP_END && work->cursor.dirty)

@@ -112,6 +112,9 @@ typedef struct SinkKind
 	SinkResult (*send)(Sink *sink, SinkBatch *batch, SinkError *err);
 	void (*close)(Sink *sink);
 
+	/* Called when there is nothing to send; NULL: nothing to do then */
+	SinkResult (*idle)(Sink *sink, SinkError *err);
+
 	/* Milliseconds until the next batch may begin; NULL: none */
 	int (*pause)(Sink *sink);
 } SinkKind;

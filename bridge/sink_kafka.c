@@ -26,6 +26,8 @@
 #define TOPIC_TRIES 10
 #define TOPIC_WAIT_MS 200
 #define BOOKMARK "pg_fraud:"
+/* Kafka forgets a group's offsets that were not committed for seven days */
+#define REFRESH_MS (12 * 3600 * 1000)
 
 struct Sink
 {
@@ -33,7 +35,9 @@ struct Sink
 	const char		*topic;
 	char			*id; /* of the transactions and of the group */
 	rd_kafka_t		*producer;
-	char			 done[37]; /* uuid of the last batch in Kafka */
+	char			 done[37];	 /* uuid of the last batch in Kafka */
+	int64_t			 position;	 /* alert id that goes with it */
+	int64_t			 refresh_at; /* now_ms(): the bookmark is renewed */
 };
 
 /* A text option; NULL when it is not given */
@@ -240,6 +244,7 @@ kafka_open(const SinkSetup *setup, Sink **result, SinkError *err)
 	buf_printf(&id, "%s-sink-%s", options()->group_prefix, setup->name);
 	sink->id = id.data;
 	sink->setup = setup;
+	sink->position = setup->position;
 	sink->topic = text_option(setup, "topic");
 	if (options()->brokers == NULL)
 	{
@@ -315,9 +320,9 @@ produce(Sink *sink, SinkEvent *event)
 	return code;
 }
 
-/* Put the batch's uuid into the transaction */
+/* Put a batch's uuid into the transaction */
 static rd_kafka_error_t *
-send_bookmark(Sink *sink, const SinkBatch *batch)
+send_bookmark(Sink *sink, const char *uuid, int64_t position)
 {
 	rd_kafka_topic_partition_list_t	   *list = bookmark_place(sink);
 	rd_kafka_consumer_group_metadata_t *group =
@@ -326,8 +331,8 @@ send_bookmark(Sink *sink, const SinkBatch *batch)
 	Buffer			  text;
 
 	buf_init(&text);
-	buf_printf(&text, BOOKMARK "%s", batch->uuid);
-	list->elems[0].offset = batch->events[batch->nevents - 1].alert_id;
+	buf_printf(&text, BOOKMARK "%s", uuid);
+	list->elems[0].offset = position;
 	list->elems[0].metadata = text.data;
 	list->elems[0].metadata_size = text.len;
 	error = rd_kafka_send_offsets_to_transaction(sink->producer, list, group,
@@ -349,6 +354,30 @@ count_refused(const SinkBatch *batch)
 	for (int i = 0; i < batch->nevents; i++)
 		n += batch->events[i].refused != NULL;
 	return n;
+}
+
+/* Put the bookmark into the transaction and end it */
+static SinkResult
+commit(Sink *sink, const char *uuid, int64_t position, SinkError *err)
+{
+	rd_kafka_resp_err_t code;
+	char				text[512];
+	bool				failed;
+
+	failed = producer_failed(send_bookmark(sink, uuid, position), &code, text,
+							 sizeof(text)) ||
+			 producer_failed(
+				 rd_kafka_commit_transaction(sink->producer, COMMIT_TIMEOUT_MS),
+				 &code, text, sizeof(text));
+	rd_kafka_poll(sink->producer, 0);
+	if (failed)
+	{
+		sink_error(err, "could not commit to Kafka: %s", text);
+		return judge(code);
+	}
+	sink->position = position;
+	sink->refresh_at = now_ms() + REFRESH_MS;
+	return SINK_DONE;
 }
 
 /* One transaction with all that is not refused */
@@ -382,18 +411,8 @@ send_transaction(Sink *sink, SinkBatch *batch, SinkError *err)
 		if (i % 1000 == 999)
 			rd_kafka_poll(sink->producer, 0);
 	}
-	if (producer_failed(send_bookmark(sink, batch), &code, text,
-						sizeof(text)) ||
-		producer_failed(
-			rd_kafka_commit_transaction(sink->producer, COMMIT_TIMEOUT_MS),
-			&code, text, sizeof(text)))
-	{
-		rd_kafka_poll(sink->producer, 0);
-		sink_error(err, "could not commit to Kafka: %s", text);
-		return judge(code);
-	}
-	rd_kafka_poll(sink->producer, 0);
-	return SINK_DONE;
+	return commit(sink, batch->uuid, batch->events[batch->nevents - 1].alert_id,
+				  err);
 }
 
 /*
@@ -427,6 +446,24 @@ kafka_send(Sink *sink, SinkBatch *batch, SinkError *err)
 	}
 }
 
+/* Nothing to send: renew the bookmark in time, by an empty transaction */
+static SinkResult
+kafka_idle(Sink *sink, SinkError *err)
+{
+	rd_kafka_resp_err_t code;
+	char				text[512];
+
+	if (sink->done[0] == '\0' || now_ms() < sink->refresh_at)
+		return SINK_DONE;
+	if (producer_failed(rd_kafka_begin_transaction(sink->producer), &code, text,
+						sizeof(text)))
+	{
+		sink_error(err, "could not begin a transaction in Kafka: %s", text);
+		return judge(code);
+	}
+	return commit(sink, sink->done, sink->position, err);
+}
+
 const SinkKind sink_kafka = {
 	.name = "kafka",
 	.max_rows = BATCH_ROWS,
@@ -437,4 +474,5 @@ const SinkKind sink_kafka = {
 	.key = kafka_key,
 	.send = kafka_send,
 	.close = kafka_close,
+	.idle = kafka_idle,
 };
