@@ -52,6 +52,9 @@ PG_FUNCTION_INFO_V1(fraud_tally_result);
 #define PROGRESS_ROWS 100000
 #define PROGRESS_MS 5000
 
+/* What fraud.tally gives: six counts and the amount */
+#define TALLY_VALUES 7
+
 /* What is counted */
 typedef struct Tally
 {
@@ -59,8 +62,11 @@ typedef struct Tally
 	int64		hits;
 	int64		marked; /* hits that are marked already */
 	int64		failed;
-	Numeric		amount; /* of the hits; NULL if there is none */
-	TimestampTz told;	/* when progress was told last */
+	int64		confirmed; /* hits that people confirmed, or dismissed */
+	int64		dismissed;
+	int64		confirmed_all; /* confirmed, hit or not */
+	Numeric		amount;		   /* of the hits; NULL if there is none */
+	TimestampTz told;		   /* when progress was told last */
 } Tally;
 
 /* A backtest, and where its table has what it needs */
@@ -71,6 +77,7 @@ typedef struct Backtest
 	char	*alias;	 /* of the row in the query */
 	char	*amount; /* expressions over the row */
 	char	*marked;
+	char	*confirmed;
 	char	*bounds;
 	Node	*condition; /* for $1 */
 } Backtest;
@@ -123,6 +130,19 @@ tally_amount(Tally *tally, Numeric amount, MemoryContext context)
 }
 
 /*
+ * Count what people decided about a row
+ */
+static void
+tally_review(Tally *tally, bool hit, bool confirmed)
+{
+	tally->confirmed_all += confirmed;
+	if (!hit)
+		return;
+	tally->confirmed += confirmed;
+	tally->dismissed += !confirmed;
+}
+
+/*
  * The aggregate's state, made if there is none yet
  */
 static Tally *
@@ -135,7 +155,7 @@ tally_state(FunctionCallInfo fcinfo, MemoryContext *context)
 }
 
 /*
- * tally_add(state, hit, amount, marked): one more row
+ * tally_add(state, hit, amount, marked, confirmed): one more row
  */
 Datum
 fraud_tally_add(PG_FUNCTION_ARGS)
@@ -144,6 +164,9 @@ fraud_tally_add(PG_FUNCTION_ARGS)
 	Tally		 *tally = tally_state(fcinfo, &context);
 
 	tally->rows++;
+	if (!PG_ARGISNULL(4))
+		tally_review(tally, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1),
+					 PG_GETARG_BOOL(4));
 	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1))
 	{
 		tally->hits++;
@@ -172,6 +195,9 @@ fraud_tally_combine(PG_FUNCTION_ARGS)
 		tally->rows += other->rows;
 		tally->hits += other->hits;
 		tally->marked += other->marked;
+		tally->confirmed += other->confirmed;
+		tally->dismissed += other->dismissed;
+		tally->confirmed_all += other->confirmed_all;
 		if (other->amount != NULL)
 			tally_amount(tally, other->amount, context);
 	}
@@ -219,22 +245,26 @@ fraud_tally_deserialize(PG_FUNCTION_ARGS)
 }
 
 /*
- * tally_result(state): rows, hits, marked and amount as numeric[]
+ * tally_result(state): all counts and the amount as numeric[]
  */
 Datum
 fraud_tally_result(PG_FUNCTION_ARGS)
 {
 	Tally  none = {0};
 	Tally *tally = PG_ARGISNULL(0) ? &none : (Tally *) PG_GETARG_POINTER(0);
-	Datum  values[4];
-	bool   nulls[4] = {false, false, false, tally->amount == NULL};
-	int	   dims[1] = {4};
+	Datum  values[TALLY_VALUES];
+	bool   nulls[TALLY_VALUES] = {false};
+	int	   dims[1] = {TALLY_VALUES};
 	int	   bounds[1] = {1};
 
 	values[0] = NumericGetDatum(int64_to_numeric(tally->rows));
 	values[1] = NumericGetDatum(int64_to_numeric(tally->hits));
 	values[2] = NumericGetDatum(int64_to_numeric(tally->marked));
-	values[3] = NumericGetDatum(tally->amount);
+	values[3] = NumericGetDatum(int64_to_numeric(tally->confirmed));
+	values[4] = NumericGetDatum(int64_to_numeric(tally->dismissed));
+	values[5] = NumericGetDatum(int64_to_numeric(tally->confirmed_all));
+	values[6] = NumericGetDatum(tally->amount);
+	nulls[6] = tally->amount == NULL;
 	PG_RETURN_ARRAYTYPE_P(construct_md_array(
 		values, nulls, 1, dims, bounds, NUMERICOID, -1, false, TYPALIGN_INT));
 }
@@ -392,6 +422,52 @@ amount_of_row(RuleSet *rs)
 }
 
 /*
+ * Has anybody decided about anything that the caller may see?
+ */
+static bool
+has_reviews(void)
+{
+	bool found;
+
+	if (pg_class_aclcheck(fraud_relid("reviews"), GetUserId(), ACL_SELECT) !=
+		ACLCHECK_OK)
+		return false;
+	if (SPI_connect() != SPI_OK_CONNECT ||
+		SPI_execute("SELECT FROM fraud.reviews LIMIT 1", true, 1) !=
+			SPI_OK_SELECT)
+		elog(ERROR, "could not look for reviews");
+	found = SPI_processed > 0;
+	SPI_finish();
+	return found;
+}
+
+/*
+ * What people decided about the row's alert as an expression: true if they
+ * confirmed it, false if they dismissed it.  For those who may read that.
+ */
+static char *
+review_of_row(RuleSet *rs)
+{
+	char *alert;
+
+	if (!ruleset_has_marks(rs) || !has_reviews())
+		return "NULL::pg_catalog.bool";
+	alert = column_of_row(rs, rs->fraud_alert_id);
+	return psprintf(
+		"CASE WHEN %s IS NOT NULL THEN (SELECT CASE r.status WHEN 'confirmed' THEN true WHEN 'dismissed' THEN false END FROM fraud.reviews AS r WHERE r.alert_id = %s ORDER BY r.id DESC LIMIT 1) END",
+		alert, alert);
+}
+
+/*
+ * A count out of the aggregate's result
+ */
+static int64
+count_of(Datum number)
+{
+	return DatumGetInt64(DirectFunctionCall1(numeric_int8, number));
+}
+
+/*
  * One aggregate over all rows.  Returns whether it went through: if the
  * condition can raise errors it may not.
  */
@@ -405,8 +481,8 @@ run_query(Backtest *test, Tally *tally)
 	int				  n;
 	bool			  isnull;
 	char			 *sql =
-		psprintf("SELECT fraud.tally($1, %s, %s) FROM %s AS %s WHERE %s",
-				 test->amount, test->marked,
+		psprintf("SELECT fraud.tally($1, %s, %s, %s) FROM %s AS %s WHERE %s",
+				 test->amount, test->marked, test->confirmed,
 				 quote_qualified_identifier(
 					 get_namespace_name(RelationGetNamespace(test->rel)),
 					 RelationGetRelationName(test->rel)),
@@ -426,12 +502,15 @@ run_query(Backtest *test, Tally *tally)
 		DatumGetArrayTypeP(SPI_getbinval(SPI_tuptable->vals[0],
 										 SPI_tuptable->tupdesc, 1, &isnull)),
 		NUMERICOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
-	tally->rows = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[0]));
-	tally->hits = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[1]));
-	tally->marked = DatumGetInt64(DirectFunctionCall1(numeric_int8, values[2]));
-	if (!nulls[3])
+	tally->rows = count_of(values[0]);
+	tally->hits = count_of(values[1]);
+	tally->marked = count_of(values[2]);
+	tally->confirmed = count_of(values[3]);
+	tally->dismissed = count_of(values[4]);
+	tally->confirmed_all = count_of(values[5]);
+	if (!nulls[6])
 		tally->amount =
-			DatumGetNumeric(SPI_datumTransfer(values[3], false, -1));
+			DatumGetNumeric(SPI_datumTransfer(values[6], false, -1));
 	SPI_finish();
 	return true;
 }
@@ -476,7 +555,8 @@ try_query(Backtest *test, Tally *tally)
 /* ---- row by row ---- */
 
 /*
- * Judge one row, given as the three columns: the row itself, amount, marked
+ * Judge one row, given as four columns: the row itself, amount, marked,
+ * confirmed
  */
 static void
 judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
@@ -498,6 +578,9 @@ judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
 			   &verdict);
 	tally->rows++;
 	tally->failed += verdict.nerrors;
+	value = heap_getattr(tuple, 4, desc, &isnull);
+	if (!isnull)
+		tally_review(tally, RULE_FIRED(verdict.fired[0]), DatumGetBool(value));
 	if (RULE_FIRED(verdict.fired[0]))
 	{
 		tally->hits++;
@@ -521,8 +604,8 @@ static void
 run_rows(Backtest *test, Tally *tally)
 {
 	char *sql =
-		psprintf("SELECT %s, %s, %s FROM %s AS %s WHERE %s", test->alias,
-				 test->amount, test->marked,
+		psprintf("SELECT %s, %s, %s, %s FROM %s AS %s WHERE %s", test->alias,
+				 test->amount, test->marked, test->confirmed,
 				 quote_qualified_identifier(
 					 get_namespace_name(RelationGetNamespace(test->rel)),
 					 RelationGetRelationName(test->rel)),
@@ -569,16 +652,20 @@ run_rows(Backtest *test, Tally *tally)
 /* ---- the function ---- */
 
 /*
- * The share of hits among the rows, to six digits
+ * The share of a part in a whole, to six digits; NULL of nothing
  */
 static Datum
-share_of_rows(const Tally *tally)
+share(int64 part, int64 whole, bool *isnull)
 {
-	Datum share = DirectFunctionCall2(
-		numeric_div, NumericGetDatum(int64_to_numeric(tally->hits)),
-		NumericGetDatum(int64_to_numeric(tally->rows)));
-
-	return DirectFunctionCall2(numeric_round, share, Int32GetDatum(6));
+	*isnull = whole == 0;
+	if (*isnull)
+		return (Datum) 0;
+	return DirectFunctionCall2(
+		numeric_round,
+		DirectFunctionCall2(numeric_div,
+							NumericGetDatum(int64_to_numeric(part)),
+							NumericGetDatum(int64_to_numeric(whole))),
+		Int32GetDatum(6));
 }
 
 /*
@@ -588,22 +675,23 @@ static Datum
 result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks)
 {
 	TupleDesc desc;
-	Datum	  values[7];
-	bool	  nulls[7] = {false};
+	Datum	  values[9];
+	bool	  nulls[9] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	values[0] = Int64GetDatum(tally->rows);
 	values[1] = Int64GetDatum(tally->hits);
-	nulls[2] = tally->rows == 0;
-	if (!nulls[2])
-		values[2] = share_of_rows(tally);
+	values[2] = share(tally->hits, tally->rows, &nulls[2]);
 	nulls[3] = tally->amount == NULL;
 	values[3] = NumericGetDatum(tally->amount);
 	nulls[4] = nulls[5] = !has_marks;
 	values[4] = Int64GetDatum(tally->marked);
 	values[5] = Int64GetDatum(tally->hits - tally->marked);
 	values[6] = Int64GetDatum(tally->failed);
+	values[7] =
+		share(tally->confirmed, tally->confirmed + tally->dismissed, &nulls[7]);
+	values[8] = share(tally->confirmed, tally->confirmed_all, &nulls[8]);
 	return HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
@@ -640,6 +728,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	test.marked = ruleset_has_marks(test.rs)
 					  ? column_of_row(test.rs, test.rs->is_fraud)
 					  : "NULL::pg_catalog.bool";
+	test.confirmed = review_of_row(test.rs);
 	test.bounds = bounds_of_rows(fcinfo, test.rs);
 	if (!try_query(&test, tally))
 	{

@@ -47,6 +47,16 @@ SELECT (SELECT hits FROM fraud.backtest('payments', 'amount > 500 AND country = 
      = (SELECT count(*) FROM payments WHERE amount > 500 AND country = 'NZ') AS same;
 SELECT (SELECT hits FROM fraud.backtest('payments', 'amount > 1000'))
      = (SELECT count(*) FROM payments p WHERE fraud.is_fraud(p)) AS same;
+-- what people decided about the frauds that were marked: precision and recall
+INSERT INTO payments (id, amount, n) SELECT 2000 + g, 2000 + g, 0 FROM generate_series(1, 6) g;
+SELECT count(fraud_api.review_alert(fraud_alert_id, CASE WHEN id IN (2001, 2002, 2003) THEN 'confirmed' WHEN id = 2006 THEN 'open' ELSE 'dismissed' END, 'seen'))
+FROM payments WHERE id > 2000;
+SELECT count(fraud_api.review_alert(fraud_alert_id, 'dismissed', 'mistaken')) FROM payments WHERE id = 2003;
+SELECT hits, "precision", recall FROM fraud.backtest('payments', 'amount > 2001');
+SELECT hits, "precision", recall FROM fraud.backtest('payments', 'amount = 2001');
+SELECT hits, "precision", recall FROM fraud.backtest('payments', 'amount = 2006');
+SELECT hits, failed, "precision", recall FROM fraud.backtest('payments', 'CASE WHEN amount > 2001 THEN true ELSE 1 / n = 1 END');
+DELETE FROM payments WHERE id > 2000;
 -- in parallel workers
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
 ALTER TABLE payments SET (parallel_workers = 2);

@@ -141,7 +141,7 @@ GRANT EXECUTE ON FUNCTION
 -- backtest.sql
 GRANT EXECUTE ON FUNCTION
     fraud.backtest(regclass, text, timestamptz, timestamptz),
-    fraud.tally(boolean, numeric, boolean)
+    fraud.tally(boolean, numeric, boolean, boolean)
     TO fraud_analyst;
 
 -- helper.sql
