@@ -7,15 +7,17 @@
  * Compiling goes through the settings' own machinery, on a nest level, and
  * includes search_path.  Running cannot afford that for each row: the few
  * settings on which the result of an accepted rule may hang are plain
- * variables of the server, which are swapped and put back.  The rules that
- * hang on other settings (lc_*, text search, time zone abbreviations) are
- * refused when they are saved.
+ * variables of the server, which are swapped and put back.  Rules that hang
+ * on other settings (lc_*, text search) are refused when they are saved.
+ * What is left is timezone_abbreviations, for a rule that reads a time with
+ * an abbreviated zone out of a text of the row.
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
 #include "pgtime.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
@@ -35,6 +37,7 @@ struct SettingsSaved
 	int	   xml_binary;
 	int	   xml_option;
 	bool   array_nulls;
+	bool   quote_all;
 };
 
 /* What was there, while the fixed values are in place; no nesting needed */
@@ -58,7 +61,7 @@ settings_fix(void)
 		DateOrder == DATEORDER_MDY && IntervalStyle == INTSTYLE_POSTGRES &&
 		extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
 		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
-		Array_nulls)
+		Array_nulls && !quote_all_identifiers)
 		return NULL;
 
 	saved->in_use = true;
@@ -71,6 +74,7 @@ settings_fix(void)
 	saved->xml_binary = xmlbinary;
 	saved->xml_option = xmloption;
 	saved->array_nulls = Array_nulls;
+	saved->quote_all = quote_all_identifiers;
 
 	session_timezone = utc;
 	DateStyle = USE_ISO_DATES;
@@ -81,6 +85,7 @@ settings_fix(void)
 	xmlbinary = XMLBINARY_BASE64;
 	xmloption = XMLOPTION_CONTENT;
 	Array_nulls = true;
+	quote_all_identifiers = false;
 	return saved;
 }
 
@@ -102,6 +107,7 @@ settings_restore(SettingsSaved *saved)
 	xmlbinary = saved->xml_binary;
 	xmloption = saved->xml_option;
 	Array_nulls = saved->array_nulls;
+	quote_all_identifiers = saved->quote_all;
 	saved->in_use = false;
 }
 
@@ -123,6 +129,7 @@ settings_fix_for_compile(void)
 		{"xmlbinary", "base64"},
 		{"xmloption", "content"},
 		{"array_nulls", "on"},
+		{"quote_all_identifiers", "off"},
 		{"standard_conforming_strings", "on"},
 		{"escape_string_warning", "off"},
 		{"backslash_quote", "safe_encoding"},

@@ -59,6 +59,11 @@ SELECT fraud.add_rule('payments', 'e', E'country = \'a\\\\b\'');
 SELECT condition FROM fraud.rules WHERE name = 'e';
 INSERT INTO payments VALUES (5, 1, NULL) RETURNING is_fraud, fraud_rules;
 INSERT INTO payments VALUES (6, 1, E'a\\b') RETURNING is_fraud, fraud_rules;
+-- or how it is printed
+SELECT fraud.add_rule('payments', 'q', 'format(''%I'', country) = ''fr''');
+SET quote_all_identifiers = on;
+INSERT INTO payments VALUES (8, 1, 'fr') RETURNING is_fraud, fraud_rules, format('%I', country);
+RESET quote_all_identifiers;
 RESET standard_conforming_strings;
 RESET transform_null_equals;
 INSERT INTO payments VALUES (7, 1, 'a\\b') RETURNING is_fraud, fraud_rules;
