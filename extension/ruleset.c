@@ -359,6 +359,23 @@ layout_equal(TupleDesc a, TupleDesc b)
 }
 
 /*
+ * Are two rules the same?  Their version alone does not tell: after a rollback
+ * the next change is given the version of the one that was undone.
+ */
+static bool
+rule_equal(const Rule *a, const Rule *b)
+{
+	return a->id == b->id && a->version == b->version && a->mode == b->mode &&
+		   a->fire_on_error == b->fire_on_error &&
+		   a->max_time_ns == b->max_time_ns && a->max_share == b->max_share &&
+		   a->share_rows == b->share_rows && strcmp(a->name, b->name) == 0 &&
+		   strcmp(a->condition, b->condition) == 0 &&
+		   DatumGetBool(DirectFunctionCall2(numeric_eq,
+											NumericGetDatum(a->score),
+											NumericGetDatum(b->score)));
+}
+
+/*
  * Would compiling the set that has just been read give the other one?
  */
 bool
@@ -374,9 +391,7 @@ ruleset_equal(const RuleSet *a, const RuleSet *b)
 										  NumericGetDatum(b->threshold))))
 		return false;
 	for (int i = 0; i < a->nrules; i++)
-		if (a->rules[i].id != b->rules[i].id ||
-			a->rules[i].version != b->rules[i].version ||
-			strcmp(a->rules[i].condition, b->rules[i].condition) != 0)
+		if (!rule_equal(&a->rules[i], &b->rules[i]))
 			return false;
 	return layout_equal(a->desc, b->desc);
 }

@@ -134,4 +134,23 @@ COMMIT;
 SELECT id, is_fraud, fraud_rules FROM halves WHERE id > 5 ORDER BY id;
 SELECT name, evaluated, fired, failed FROM fraud.rules WHERE target = 'halves'::regclass ORDER BY name;
 
+-- A change that was rolled back leaves nothing to the next one, which is given
+-- the same version
+CREATE TABLE undone (amount numeric);
+SELECT fraud.watch('undone', threshold => 3);
+SELECT fraud.add_rule('undone', 'big', 'amount > 100');
+INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
+BEGIN;
+SELECT fraud.alter_rule('undone', 'big', score => 5);
+INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
+ROLLBACK;
+SELECT fraud.alter_rule('undone', 'big', score => 2);
+INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
+BEGIN;
+SELECT fraud.alter_rule('undone', 'big', mode => 'shadow');
+INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
+ROLLBACK;
+SELECT fraud.alter_rule('undone', 'big', score => 4);
+INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
+
 DROP SCHEMA rule_change CASCADE;
