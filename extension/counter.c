@@ -329,7 +329,8 @@ counter_flush(bool may_fold)
 	for (CounterSlot *slot = slots; slot != NULL; slot = slot->next)
 		if (slot->nrules > 0 && slot->rows > 0)
 			slot_write(slot);
-	if (GetCurrentTimestamp() % FOLD_EVERY == 0 && !IsolationUsesXactSnapshot())
+	if (may_fold && GetCurrentTimestamp() % FOLD_EVERY == 0 &&
+		!IsolationUsesXactSnapshot())
 		counter_fold();
 	PopActiveSnapshot();
 	slots = NULL;

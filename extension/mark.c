@@ -62,6 +62,7 @@ static QueryNote *notes = NULL;
 static struct
 {
 	bool			active;
+	int				level; /* of the transaction's nesting, at its beginning */
 	Oid				relid;
 	ItemPointerData tid;
 	Marks			marks;
@@ -377,6 +378,7 @@ void
 mark_pass_begin(RuleSet *rs, TupleTableSlot *slot, const Verdict *verdict)
 {
 	marks_of_verdict(rs, verdict, &pass.marks);
+	pass.level = GetCurrentTransactionNestLevel();
 	pass.relid = slot->tts_tableOid;
 	pass.tid = slot->tts_tid;
 	pass.active = true;
@@ -404,14 +406,15 @@ mark_xact_callback(XactEvent event, void *arg)
 }
 
 /*
- * The same for a subtransaction; those that judging opens end before the
- * pass begins.
+ * The same for a subtransaction in which the pass began, or one around it.
+ * Those that the user's triggers open within the update leave it alone.
  */
 static void
 mark_subxact_callback(SubXactEvent event, SubTransactionId mine,
 					  SubTransactionId parent, void *arg)
 {
-	if (event == SUBXACT_EVENT_ABORT_SUB)
+	if (event == SUBXACT_EVENT_ABORT_SUB &&
+		GetCurrentTransactionNestLevel() <= pass.level)
 		pass.active = false;
 }
 
@@ -487,12 +490,12 @@ warn_of_forged_marks(RuleSet *rs)
 }
 
 /*
- * Is the update remark's own?
+ * Is the update remark's own?  Not one of the user's triggers' within it.
  */
 static bool
 pass_applies(TriggerData *trigdata)
 {
-	return pass.active &&
+	return pass.active && pass.level == GetCurrentTransactionNestLevel() &&
 		   pass.relid == RelationGetRelid(trigdata->tg_relation) &&
 		   ItemPointerEquals(&pass.tid, &trigdata->tg_trigtuple->t_self);
 }

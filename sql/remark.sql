@@ -112,6 +112,22 @@ SET client_min_messages = notice;
 CALL fraud.remark('parts');
 SELECT tableoid::regclass AS part, id, is_fraud, fraud_alert_id IS NOT NULL AS alert FROM parts WHERE id IN (4, 5, 14, 15) ORDER BY id;
 
+-- a trigger of the user's that catches an error within the update
+CREATE FUNCTION catches() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    BEGIN
+        PERFORM 1 / 0;
+    EXCEPTION WHEN division_by_zero THEN NULL;
+    END;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER catches BEFORE UPDATE ON parts FOR EACH ROW EXECUTE FUNCTION catches();
+SET client_min_messages = warning;
+SELECT fraud.alter_rule('parts', 'some', condition => 'amount IN (4, 15)');
+SET client_min_messages = notice;
+CALL fraud.remark('parts');
+SELECT tableoid::regclass AS part, id, is_fraud, fraud_alert_id IS NOT NULL AS alert FROM parts WHERE id IN (4, 5, 14, 15) ORDER BY id;
+
 -- refused
 CALL fraud.remark(NULL);
 CALL fraud.remark('parts', since => now());
