@@ -146,11 +146,12 @@ load_source(PGconn *conn, PgError *err, SourceConfig *config,
 	config->branched = field_true(res, row, 5);
 	config->row_security = field_true(res, row, 6);
 	config->target = xstrdup(PQgetvalue(res, row, 8));
-	config->paused = field_true(res, row, 9);
-	config->stopped = field_true(res, row, 10);
+	config->loadable = field_true(res, row, 9);
+	config->paused = field_true(res, row, 10);
+	config->stopped = field_true(res, row, 11);
 	buf_init(&version);
 	/* paused and stopped are looked at by themselves */
-	append_version(&version, res, row, 9);
+	append_version(&version, res, row, 10);
 	if (PQgetisnull(res, row, 8))
 		config->problem = xstrdup("its table does not exist");
 	else
@@ -177,8 +178,9 @@ config_load(PGconn *conn, PgError *err, SourceConfig **list, int *count)
 		"SELECT s.name, s.topic, s.mapping::text, s.start, s.on_conflict, "
 		"s.fraud_topic IS NOT NULL OR s.legit_topic IS NOT NULL, "
 		"COALESCE(row_security_active(c.oid), false), s.target::oid, "
-		"format('%I.%I', n.nspname, c.relname), s.paused, s.stopped_at IS NOT "
-		"NULL FROM fraud.source_config AS s LEFT JOIN pg_class AS c ON c.oid "
+		"format('%I.%I', n.nspname, c.relname), CASE WHEN c.oid IS NOT NULL THEN "
+		"fraud.load_obstacle(c.oid) IS NULL ELSE false END, s.paused, "
+		"s.stopped_at IS NOT NULL FROM fraud.source_config AS s LEFT JOIN pg_class AS c ON c.oid "
 		"= s.target LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace "
 		"ORDER BY s.name",
 		0, NULL);

@@ -34,6 +34,7 @@ typedef struct SourceConfig
 	char	   **key_columns; /* the primary key */
 	int			 nkey_columns;
 	bool		 row_security; /* it limits what this role may insert */
+	bool		 loadable;	   /* by fraud.load_rows() */
 	bool		 branched;	   /* has a topic for frauds or legit ones */
 	bool		 paused;
 	bool		 stopped;
@@ -167,6 +168,8 @@ typedef struct Writer
 	int		 words;
 	bool	 staged;	   /* through the temporary table */
 	bool	 stage_exists; /* in this session */
+	bool	 loadable;	   /* fraud.load_rows() takes the table */
+	bool	 loading;	   /* a chunk is on its way to it */
 	bool	 has_headers;  /* the mapping asks for headers */
 	PgError	 error;
 	int32_t	 fenced_partition;
@@ -212,6 +215,10 @@ extern bool		   writer_make_stage(Writer *writer);
 extern RowResult   writer_make_row(Writer *writer, const Record *record,
 								   Fault *fault);
 extern bool		   writer_record_fits(const Record *record, Fault *fault);
+
+/* ---- load.c: by fraud.load_rows() instead of COPY ---- */
+extern WriteResult load_send(Writer *writer, size_t len);
+extern WriteResult load_wait(Writer *writer);
 
 /* ---- careful.c: the same, finding the records that cannot be stored ---- */
 extern void		   writer_fault(const Writer *writer, Fault *fault);

@@ -48,8 +48,9 @@ check_extension(PGconn *conn)
 	PgError	  err;
 	PGresult *res = pg_query(
 		conn, &err,
-		"SELECT extversion FROM pg_extension WHERE extname = 'pg_fraud'", 0,
-		NULL);
+		"SELECT extversion, getdatabaseencoding() FROM pg_extension WHERE "
+		"extname = 'pg_fraud'",
+		0, NULL);
 
 	if (res == NULL)
 		return; /* the next statement says why */
@@ -67,6 +68,15 @@ check_extension(PGconn *conn)
 				  PQgetvalue(res, 0, 0), PG_FRAUD_VERSION);
 		log_fatal("HINT: Run: ALTER EXTENSION pg_fraud UPDATE; or install the "
 				  "fraudbridge of that version.");
+		bridge_fail(BRIDGE_EXIT_DATABASE);
+	}
+	if (strcmp(PQgetvalue(res, 0, 1), "SQL_ASCII") == 0)
+	{
+		log_fatal("database \"%s\" has the encoding SQL_ASCII, which does "
+				  "not say what its bytes mean",
+				  PQdb(conn));
+		log_fatal("HINT: Use a database with the encoding UTF8: CREATE "
+				  "DATABASE ... ENCODING 'UTF8' TEMPLATE template0;");
 		bridge_fail(BRIDGE_EXIT_DATABASE);
 	}
 	PQclear(res);

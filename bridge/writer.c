@@ -17,6 +17,8 @@
 #include <string.h>
 
 #define CHUNK (64 * 1024)		/* COPY text is sent in such pieces */
+#define LOAD_CHUNK (512 * 1024) /* and to fraud.load_rows() in such */
+#define LOAD_MIN (64 * 1024)	/* below that COPY costs less */
 #define ROWS_KEPT (1024 * 1024) /* memory kept between batches */
 #define DEAD_MAX 256			/* gathered before they are written */
 
@@ -35,6 +37,7 @@ writer_init(Writer *writer, Source *source, Mapping *mapping)
 	writer->dead = xcalloc(DEAD_MAX, sizeof(DeadItem));
 	writer->staged =
 		config->row_security || strcmp(config->on_conflict, "dead_letter") != 0;
+	writer->loadable = config->loadable && !writer->staged;
 	writer->has_headers = strstr(config->mapping, "@headers") != NULL;
 }
 
@@ -60,7 +63,7 @@ writer_connected(Writer *writer, PGconn *conn)
 	writer->stage_exists = false;
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
-	writer->running = writer->copying = false;
+	writer->running = writer->copying = writer->loading = false;
 	writer->ndead = 0;
 }
 
@@ -311,6 +314,7 @@ writer_rollback(Writer *writer)
 	if (writer->copying)
 		PQputCopyEnd(writer->conn, "given up");
 	writer->copying = false;
+	writer->loading = false;
 	drain_results(writer->conn);
 	if (!pg_lost(writer->conn) &&
 		PQtransactionStatus(writer->conn) != PQTRANS_IDLE)
@@ -440,6 +444,17 @@ end_run(Writer *writer, size_t len)
 
 	if (!writer->running)
 		return WRITE_OK;
+	if (writer->loadable && !writer->copying && len >= LOAD_MIN)
+		result = load_send(writer, len);
+	else
+		result = load_wait(writer);
+	if (result != WRITE_OK)
+		return result;
+	if (writer->loading || (len == 0 && !writer->copying))
+	{
+		writer->running = false;
+		return load_wait(writer);
+	}
 	result = send_run(writer, len);
 	if (result == WRITE_OK && !writer_close_run(writer))
 		result = WRITE_ERROR;
@@ -496,9 +511,14 @@ take_row(Writer *writer, size_t start)
 		memcpy(writer->run, writer->set, size);
 		writer->running = true;
 	}
-	if (result == WRITE_OK && writer->rows.len >= CHUNK)
-		result = send_run(writer, writer->rows.len);
-	return result;
+	if (result != WRITE_OK)
+		return result;
+	if (writer->loadable && !writer->copying)
+		return writer->rows.len >= LOAD_CHUNK
+				   ? load_send(writer, writer->rows.len)
+				   : WRITE_OK;
+	return writer->rows.len >= CHUNK ? send_run(writer, writer->rows.len)
+									 : WRITE_OK;
 }
 
 /* One record: to its row, to the dead letters, or (a tombstone) nowhere */
