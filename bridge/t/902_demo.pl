@@ -48,7 +48,7 @@ like($output, qr/^ +\{"id":\d+,"table_name":"public\.p/m, 'alerts over REST');
 like($output, qr/^ +frauds +amount\n +[1-9]\d* +\d+\.\d+$/m, 'BigQuery');
 like($output, qr/900001 \| +19\.99 \| f .*\n +900002 \| +19\.99 \| t .*stolen/,
 	'a rule added live');
-like($output, qr/22P02 +\| invalid input syntax for type numeric: "a lot"/,
+like($output, qr/22P02 +\| .*invalid input syntax for type numeric: "a lot"/,
 	'a dead letter');
 is(scalar(() = $output =~ /^  \x{e2}\x{9c}\x{93} /mg), 10, 'every count agrees');
 
