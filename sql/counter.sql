@@ -95,6 +95,16 @@ CREATE TRIGGER copy_row AFTER INSERT ON tx FOR EACH ROW EXECUTE FUNCTION copy_ro
 INSERT INTO tx SELECT g, 1 FROM generate_series(1, 5) AS g;
 SELECT name, evaluated, fired FROM fraud.rules WHERE target IN ('tx'::regclass, 'copy_of'::regclass) ORDER BY name;
 
+-- a fold forgets failures of rules that are 30 days old
+SELECT count(*) FROM fraud.rule_failures WHERE table_name = 'counter.tx';
+UPDATE fraud.rule_failures SET failed_at = now() - interval '30 days 1 minute'
+ WHERE table_name = 'counter.tx' AND id = (SELECT min(id) FROM fraud.rule_failures WHERE table_name = 'counter.tx');
+UPDATE fraud.rule_failures SET failed_at = now() - interval '29 days'
+ WHERE table_name = 'counter.tx' AND id = (SELECT max(id) FROM fraud.rule_failures WHERE table_name = 'counter.tx');
+SELECT fraud.fold_counters() >= 0 AS folded;
+SELECT count(*), min(failed_at) < now() - interval '28 days' AS old_one_kept FROM fraud.rule_failures WHERE table_name = 'counter.tx';
+
 DROP SCHEMA counter CASCADE;
+DELETE FROM fraud.rule_failures WHERE table_name = 'counter.tx';
 SELECT fraud.fold_counters() >= 0 AS folded;
 SELECT count(*) FROM fraud.rule_counters AS c WHERE NOT EXISTS (SELECT FROM fraud.rule_config AS r WHERE r.id = c.rule);

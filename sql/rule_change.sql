@@ -22,6 +22,17 @@ INSERT INTO tx (amount, city) VALUES (501, 'X'), (500, 'X') RETURNING id, is_fra
 SELECT fraud.add_rule('tx', 'big', 'amount > 400');
 SELECT fraud.add_rule('tx', 'big', 'amount > 400', replace => true);
 SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', replace => true);
+-- Saved again as it is: no new version
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', replace => true);
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', score => 1.0, max_time_us => 0, replace => true);
+SELECT count(*) FROM history WHERE name = 'fresh';
+BEGIN;
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', description => 'told', replace => true);
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', replace => true);
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', max_share => 0.5, replace => true);
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', max_share => 0.5, replace => true);
+SELECT fraud.add_rule('tx', 'fresh', 'amount >  1000000', max_share => 0.5, replace => true);
+ROLLBACK;
 
 -- Altered: what is not given stays
 SELECT fraud.alter_rule('tx', 'town', mode => 'live');
@@ -96,6 +107,7 @@ ALTER TABLE tx ALTER COLUMN amount TYPE text;
 INSERT INTO tx (amount, city) VALUES ('1000', 'X') RETURNING is_fraud, fraud_rules;
 SELECT name, state, error FROM fraud.rules WHERE target = 'tx'::regclass ORDER BY name;
 -- a broken rule may be switched off, but not saved as it is
+SELECT fraud.add_rule('tx', 'fresh', 'amount > 1000000', replace => true);
 SELECT fraud.alter_rule('tx', 'fresh', mode => 'off');
 SELECT fraud.alter_rule('tx', 'big', score => 1);
 SELECT fraud.alter_rule('tx', 'big', condition => 'amount::numeric > 999');

@@ -406,6 +406,20 @@ END
 $$;
 COMMENT ON FUNCTION fraud.change_rule(fraud.rule_config, text) IS 'Saves a change of a rule, or keeps it for approval';
 
+-- Would saving the one in the other's place change anything?
+CREATE FUNCTION fraud.same_rule(a fraud.rule_config, b fraud.rule_config) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT (a.target, a.name, a.mode, a.score, a.condition, a.description, a.on_error,
+            nullif(a.max_time_us, 0), nullif(a.max_share, 0), a.share_rows)
+           IS NOT DISTINCT FROM
+           (b.target, b.name, b.mode, b.score, b.condition, b.description, b.on_error,
+            b.max_time_us, b.max_share, b.share_rows)
+    $$;
+COMMENT ON FUNCTION fraud.same_rule(fraud.rule_config, fraud.rule_config) IS
+    'Whether a rule that is to be saved is the same as the one in force';
+
 CREATE FUNCTION fraud.add_rule(
     target      regclass,
     name        text,
@@ -424,10 +438,12 @@ CREATE FUNCTION fraud.add_rule(
     AS $$
 DECLARE
     rule fraud.rule_config;
+    old fraud.rule_config;
     found boolean;
 BEGIN
     PERFORM fraud.lock_rules(target);
-    found := EXISTS (SELECT FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2);
+    SELECT r.* INTO old FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2;
+    found := old.id IS NOT NULL;
     IF found AND replace IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
             MESSAGE = format('rule "%s" of table %s already exists', name, fraud.table_name(target)),
@@ -443,12 +459,17 @@ BEGIN
     rule.max_time_us := max_time_us;
     rule.max_share := max_share;
     rule.share_rows := share_rows;
+    IF found AND fraud.same_rule(rule, old) AND NOT EXISTS (SELECT FROM fraud.rule_proposals AS p
+         WHERE p.table_name = fraud.table_name($1) AND p.name = $2 AND p.status = 'pending') THEN
+        PERFORM fraud.check_rule(rule);
+        RETURN old.version;
+    END IF;
     RETURN fraud.change_rule(rule, CASE WHEN found THEN 'replace' ELSE 'add' END);
 END
 $$;
 COMMENT ON FUNCTION fraud.add_rule(regclass, text, text, numeric, text, text, text, boolean, float8, float8, int) IS
     'Adds a rule to a watched table and returns its version (NULL while it waits for approval)
-condition: a boolean SQL expression over the table''s columns; score: what it adds when it fires; mode: live, shadow or off; on_error: whether an error on a row counts as fired (fire) or not (clear); replace: take the place of a rule of that name; max_time_us, max_share of the last share_rows rows: limits over which the rule is left out.';
+condition: a boolean SQL expression over the table''s columns; score: what it adds when it fires; mode: live, shadow or off; on_error: whether an error on a row counts as fired (fire) or not (clear); replace: take the place of a rule of that name, which makes no new version if nothing changes (a rule that is braked stays so); max_time_us, max_share of the last share_rows rows: limits over which the rule is left out.';
 
 CREATE FUNCTION fraud.alter_rule(
     target      regclass,
@@ -718,11 +739,18 @@ BEGIN
         RETURNING pg_notify('pg_fraud', 'rule ' || fraud.table_name(target))
     )
     SELECT count(*) INTO folded FROM gone;
+    -- some at a time: it may be a user's transaction that folds
+    DELETE FROM fraud.rule_failures AS f
+     USING (SELECT o.id FROM fraud.rule_failures AS o
+             WHERE o.failed_at < now() - interval '30 days'
+             ORDER BY o.failed_at LIMIT 10000 FOR UPDATE SKIP LOCKED) AS old
+     WHERE f.id = old.id;
     RETURN folded;
 END
 $$;
 COMMENT ON FUNCTION fraud.fold_counters() IS
-    'Adds what transactions counted to the rules'' totals, unless another session is at it; returns the number of transactions';
+    'Adds what transactions counted to the rules'' totals and forgets failures of rules older than 30 days, unless another session is at it; returns the number of transactions
+The bridge calls it, and now and then a transaction whose rows are judged.';
 
 CREATE FUNCTION fraud.rule_counts(OUT rule bigint, OUT evaluated bigint, OUT fired bigint, OUT failed bigint,
                                   OUT last_fired_at timestamptz, OUT sampled bigint, OUT nanoseconds bigint)
