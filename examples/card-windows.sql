@@ -40,7 +40,8 @@ SELECT window_start, window_end, transaction_count, total_amount, min_amount, ma
 FROM fraud_api.windows('card_transactions', '10 seconds');
 CREATE OR REPLACE VIEW fraud_api.card_windows AS
 SELECT card_number, w AS window_start, w + interval '10 minutes' AS window_end, count(*) AS txn_count
-FROM card_transactions, date_bin('10 minutes', "timestamp", '1970-01-01') w GROUP BY 1, 2;
+FROM card_transactions, date_bin('10 minutes', "timestamp", '1970-01-01') w
+WHERE w IS NOT NULL GROUP BY 1, 2;
 CREATE OR REPLACE VIEW fraud_api.high_risk_merchants AS
 SELECT card_number, amount, "timestamp", city, state, merchant FROM card_transactions
 WHERE merchant IN ('ScamCorp', 'FraudTech', 'ShadyBiz');
