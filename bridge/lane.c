@@ -372,6 +372,9 @@ lane_round(Lane *lane)
 			rd_kafka_message_destroy(message);
 		return;
 	}
+	/* its partition may have been given up, and the batch with it */
+	if (lane->retry && !batch_ready(lane))
+		lane->retry = false;
 	if (!lane->retry)
 		batch_collect(lane, WAIT_MS);
 	if (!source_halted(lane->source) && batch_ready(lane))

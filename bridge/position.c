@@ -201,6 +201,22 @@ insert_first(Lane *lane, int32_t partition, int64_t offset, PgError *err)
 	return res != NULL;
 }
 
+/* Write the first positions of all partitions, or of none */
+static bool
+insert_all_first(Lane *lane, const int64_t *offsets, int n, PgError *err)
+{
+	PgError ignored;
+	bool	ok = pg_command(lane->conn, err, "BEGIN");
+
+	for (int i = 0; ok && i < n; i++)
+		ok = insert_first(lane, i, offsets[i], err);
+	if (ok && pg_command(lane->conn, err, "COMMIT"))
+		return true;
+	if (!pg_lost(lane->conn))
+		pg_command(lane->conn, &ignored, "ROLLBACK");
+	return false;
+}
+
 /*
  * No bridge has read this partition yet.  When none of the source has been
  * read, where to start is resolved now, and for all partitions at once: a
@@ -209,29 +225,20 @@ insert_first(Lane *lane, int32_t partition, int64_t offset, PgError *err)
 static TakeResult
 start_source(Lane *lane, const Partition *part, bool any_row, PgError *err)
 {
-	int n = atomic_load(&lane->source->npartitions);
+	int		   n = atomic_load(&lane->source->npartitions);
+	TakeResult result = TAKE_OK;
+	int64_t	  *offsets;
 
 	if (any_row)
 		return insert_first(lane, part->id, 0, err) ? TAKE_OK : TAKE_LATER;
-	for (int i = 0; i < n; i++)
-	{
-		int64_t	   offset;
-		TakeResult result =
-			resolve(lane, i, lane->source->config.start, &offset, err);
-
-		if (result != TAKE_OK)
-			return result;
-		if (i == 0 && !pg_command(lane->conn, err, "BEGIN"))
-			return TAKE_LATER;
-		if (!insert_first(lane, i, offset, err))
-		{
-			PgError ignored;
-
-			pg_command(lane->conn, &ignored, "ROLLBACK");
-			return TAKE_LATER;
-		}
-	}
-	return pg_command(lane->conn, err, "COMMIT") ? TAKE_OK : TAKE_LATER;
+	/* all of them are known before the first is written */
+	offsets = xcalloc((size_t) n + 1, sizeof(int64_t));
+	for (int i = 0; result == TAKE_OK && i < n; i++)
+		result = resolve(lane, i, lane->source->config.start, &offsets[i], err);
+	if (result == TAKE_OK && !insert_all_first(lane, offsets, n, err))
+		result = TAKE_LATER;
+	free(offsets);
+	return result;
 }
 
 /* What the operator has to say to move a partition */

@@ -81,6 +81,22 @@ ok($bridge->wait_caught_up('running', 20), 'a running bridge reads it');
 $server->sql("SELECT fraud.set_position('running', 0, 2, dry_run => false)");
 ok($server->wait_sql('SELECT count(*) FROM payments WHERE id BETWEEN 2002 AND 2004', 6, 15),
 	'a position set back is taken up at once');
+
+# Set while a batch is being tried again: that batch is given up
+$server->sql(<<'END');
+CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS
+	$$ BEGIN RAISE 'no space left' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER no_space BEFORE INSERT ON payments FOR EACH ROW
+	WHEN (NEW.id = 2005) EXECUTE FUNCTION no_space();
+END
+$kafka->produce($running, values_of(2005));
+ok($server->wait_sql("SELECT last_error LIKE '%no space left%' FROM fraud.sources WHERE name = 'running'", 't', 15),
+	'trouble of the system: the batch is tried again');
+$server->sql("SELECT fraud.set_position('running', 0, 6, dry_run => false)");
+$kafka->produce($running, values_of(2006));
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE id = 2006', 1, 15),
+	'a position set meanwhile is taken up, and what follows is read');
+$server->sql('DROP TRIGGER no_space ON payments');
 $bridge->stop;
 
 # The topic recreated: shorter, longer
