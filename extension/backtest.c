@@ -1,7 +1,7 @@
 /*
  * backtest.c
  *
- * A condition over stored rows: fraud.backtest().
+ * A condition, or a version of a rule, over stored rows: fraud.backtest().
  *
  * The condition is compiled as it would be for a row that arrives, and the
  * expression is put into an ordinary query with an aggregate of our own, so
@@ -74,6 +74,9 @@ typedef struct Backtest
 {
 	Relation rel;
 	RuleSet *rs;
+	char	*rule;	 /* in whose place the condition is tried, or NULL */
+	char	*text;	 /* the condition's */
+	Numeric	 score;	 /* what it adds, if there is a rule */
 	char	*alias;	 /* of the row in the query */
 	char	*amount; /* expressions over the row */
 	char	*marked;
@@ -672,11 +675,12 @@ share(int64 part, int64 whole, bool *isnull)
  * The row that fraud.backtest() returns
  */
 static Datum
-result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks)
+result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks,
+		   int64 cleared)
 {
 	TupleDesc desc;
-	Datum	  values[9];
-	bool	  nulls[9] = {false};
+	Datum	  values[10];
+	bool	  nulls[10] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -692,13 +696,89 @@ result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks)
 	values[7] =
 		share(tally->confirmed, tally->confirmed + tally->dismissed, &nulls[7]);
 	values[8] = share(tally->confirmed, tally->confirmed_all, &nulls[8]);
+	values[9] = Int64GetDatum(cleared);
+	nulls[9] = cleared < 0;
 	return HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
 /*
- * fraud.backtest(target, condition, since, until): what the condition would
- * have hit among the rows that are there
+ * What is to be tried of a rule, which only the extension's owner may read
+ */
+static void
+look_up_rule(Backtest *test, Oid relid, FunctionCallInfo fcinfo)
+{
+	Oid		  types[] = {REGCLASSOID, TEXTOID, INT4OID};
+	Datum	  values[] = {ObjectIdGetDatum(relid), PG_GETARG_DATUM(4),
+						  PG_GETARG_DATUM(5)};
+	char	  nulls[] = {' ', ' ', PG_ARGISNULL(5) ? 'n' : ' '};
+	HeapTuple tuple;
+	TupleDesc desc;
+	bool	  isnull;
+
+	test->rule = text_to_cstring(PG_GETARG_TEXT_PP(4));
+	if (SPI_connect() != SPI_OK_CONNECT ||
+		SPI_execute_with_args("SELECT condition, score "
+							  "FROM fraud.rule_to_try($1, $2, $3)",
+							  3, types, values, nulls, true,
+							  0) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not look for the rule");
+	tuple = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	test->score = DatumGetNumeric(
+		SPI_datumTransfer(SPI_getbinval(tuple, desc, 2, &isnull), false, -1));
+	if (test->text == NULL)
+		test->text = TextDatumGetCString(SPI_datumTransfer(
+			SPI_getbinval(tuple, desc, 1, &isnull), false, -1));
+	SPI_finish();
+}
+
+/*
+ * What is to be tried: a condition, a version of a rule, or a condition in
+ * its place
+ */
+static void
+look_up_condition(Backtest *test, Oid relid, FunctionCallInfo fcinfo)
+{
+	if (PG_ARGISNULL(1) && PG_ARGISNULL(4))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("a condition or a rule must be given")));
+	if (!PG_ARGISNULL(5) && PG_ARGISNULL(4))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("a version must be given with its rule")));
+	if (!PG_ARGISNULL(5) && !PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a condition and a version cannot both be given")));
+	if (!PG_ARGISNULL(1))
+		test->text = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	if (!PG_ARGISNULL(4))
+		look_up_rule(test, relid, fcinfo);
+}
+
+/*
+ * Rows that are marked and would not be with the condition in the rule's
+ * place; -1 where there is no such place
+ */
+static int64
+count_cleared(Backtest *test)
+{
+	if (test->rule == NULL || !ruleset_has_marks(test->rs))
+		return -1;
+	return compare_cleared(
+		test->alias,
+		psprintf("%s AS %s WHERE (%s) AND %s",
+				 quote_qualified_identifier(
+					 get_namespace_name(RelationGetNamespace(test->rel)),
+					 RelationGetRelationName(test->rel)),
+				 test->alias, test->bounds, test->marked),
+		test->rule, test->text, test->score);
+}
+
+/*
+ * fraud.backtest(target, condition, since, until, rule, version): what the
+ * condition would have hit among the rows that are there
  */
 Datum
 fraud_backtest(PG_FUNCTION_ARGS)
@@ -707,18 +787,19 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	Backtest  test = {0};
 	Tally	 *tally = palloc0(sizeof(Tally));
 	AclResult acl;
+	int64	  cleared;
 	int		  level;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("target and condition must not be null")));
+						errmsg("target must not be null")));
 	relid = PG_GETARG_OID(0);
 	acl = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
 	if (acl != ACLCHECK_OK)
 		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(relid));
 	test.rel = table_open(relid, AccessShareLock);
-	test.rs =
-		ruleset_of_condition(test.rel, text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	look_up_condition(&test, relid, fcinfo);
+	test.rs = ruleset_of_condition(test.rel, test.text);
 	test.condition =
 		event_time_mutator((Node *) test.rs->rules[0].expr, test.rs);
 	/* all settings, also for parallel workers */
@@ -735,7 +816,9 @@ fraud_backtest(PG_FUNCTION_ARGS)
 		memset(tally, 0, sizeof(Tally));
 		run_rows(&test, tally);
 	}
+	cleared = count_cleared(&test);
 	AtEOXact_GUC(true, level);
 	table_close(test.rel, AccessShareLock);
-	PG_RETURN_DATUM(result_row(fcinfo, tally, ruleset_has_marks(test.rs)));
+	PG_RETURN_DATUM(
+		result_row(fcinfo, tally, ruleset_has_marks(test.rs), cleared));
 }

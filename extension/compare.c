@@ -3,7 +3,8 @@
  *
  * Champion and challenger on one stored row, for fraud.compare: what the rule
  * in force says, what another condition in its place says, and what either
- * makes of the row.  Both see the row's event time as now().
+ * makes of the row.  Both see the row's event time as now().  And, for
+ * fraud.backtest, the rows that the challenger would let go.
  */
 #include "postgres.h"
 
@@ -11,6 +12,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -123,4 +125,33 @@ fraud_compare_row(PG_FUNCTION_ARGS)
 	ExecClearTuple(state->slot);
 	PG_RETURN_DATUM(
 		HeapTupleGetDatum(heap_form_tuple(state->result, values, nulls)));
+}
+
+/*
+ * How many of the rows, given as what follows FROM in a query where row is
+ * their name, would not be marked with the condition in the rule's place.
+ */
+int64
+compare_cleared(const char *row, const char *rows, const char *rule,
+				const char *condition, Numeric score)
+{
+	Oid	  types[] = {TEXTOID, TEXTOID, NUMERICOID};
+	Datum values[] = {CStringGetTextDatum(rule), CStringGetTextDatum(condition),
+					  NumericGetDatum(score)};
+	char *sql = psprintf(
+		"SELECT pg_catalog.count(*) FROM %s AND NOT (fraud.compare_row(%s, $1, $2, $3)).would_be_fraud",
+		rows, row);
+	int64 cleared;
+	bool  isnull;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "could not connect to SPI");
+	if (SPI_execute_with_args(sql, 3, types, values, NULL, true, 0) !=
+			SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not run \"%s\"", sql);
+	cleared = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+										  SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return cleared;
 }

@@ -325,6 +325,12 @@ extern bool brake_is_pending(int64 rule, int version);
 extern void brake_time(RuleSet *rs, Rule *rule, uint64 nanoseconds);
 extern void brake_row(RuleSet *rs, const Verdict *verdict);
 
+/* ---- compare.c: a rule and its challenger ---- */
+
+extern int64 compare_cleared(const char *row, const char *rows,
+							 const char *rule, const char *condition,
+							 Numeric score);
+
 /* ---- counter.c ---- */
 
 extern void counter_init(void);

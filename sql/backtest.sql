@@ -57,6 +57,34 @@ SELECT hits, "precision", recall FROM fraud.backtest('payments', 'amount = 2001'
 SELECT hits, "precision", recall FROM fraud.backtest('payments', 'amount = 2006');
 SELECT hits, failed, "precision", recall FROM fraud.backtest('payments', 'CASE WHEN amount > 2001 THEN true ELSE 1 / n = 1 END');
 DELETE FROM payments WHERE id > 2000;
+-- versions of a rule, and a condition in its place
+CREATE TABLE versioned (id int, amount numeric, t text, at timestamptz);
+SELECT fraud.watch('versioned', threshold => 2, event_time => 'at');
+SELECT fraud.add_rule('versioned', 'large', 'amount > 50', score => 2);
+SELECT fraud.add_rule('versioned', 'half', 'id % 10 = 0', score => 1);
+INSERT INTO versioned SELECT g, g, 'x', '2026-01-01Z'::timestamptz + g * interval '1 day' FROM generate_series(1, 100) g;
+SELECT fraud.alter_rule('versioned', 'large', 'amount > 80', score => 1);
+SELECT count(*) FROM versioned WHERE is_fraud;
+SELECT * FROM fraud.backtest('versioned', rule => 'large', version => 1);
+SELECT * FROM fraud.backtest('versioned', rule => 'large', version => 2);
+SELECT * FROM fraud.backtest('versioned', rule => 'large');
+SELECT hits, no_longer_marked FROM fraud.backtest('versioned', 'amount > 60', rule => 'large');
+SELECT hits, no_longer_marked FROM fraud.backtest('versioned', 'amount > 60');
+SELECT hits, no_longer_marked FROM fraud.backtest('versioned', rule => 'large', since => '2026-01-01Z', until => '2026-03-06Z');
+SELECT rows_seen, hits, no_longer_marked FROM fraud.backtest('versioned', NULL, '2026-02-21Z', NULL, 'large', 1);
+SELECT sum(newly_marked) AS newly, sum(no_longer_marked) AS same FROM fraud.compare('versioned', 'large', 'amount > 60');
+SELECT hits, failed, no_longer_marked FROM fraud.backtest('versioned', '1 / (id - 100) > -1', rule => 'large');
+-- a rule that was dropped; the others alone mark nothing
+SELECT fraud.drop_rule('versioned', 'large');
+SELECT hits, no_longer_marked FROM fraud.backtest('versioned', rule => 'large', version => 1);
+SELECT hits, no_longer_marked FROM fraud.backtest('versioned', rule => 'half');
+SELECT fraud.backtest('versioned', rule => 'large');
+SELECT fraud.backtest('versioned', rule => 'large', version => 3);
+SELECT fraud.backtest('versioned', rule => 'half', version => 9);
+SELECT fraud.backtest('versioned', version => 1);
+SELECT fraud.backtest('versioned', 'true', rule => 'half', version => 1);
+SELECT fraud.backtest('named', rule => 'half');
+SELECT fraud.backtest(NULL, 'true');
 -- in parallel workers
 SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0;
 ALTER TABLE payments SET (parallel_workers = 2);
@@ -89,6 +117,8 @@ SET ROLE backtesting_analyst;
 SELECT rows_seen, hits FROM fraud.backtest('payments', 'amount > 900');
 SELECT rows_seen, hits, failed FROM fraud.backtest('payments', 'amount / n > 100');
 SELECT hits FROM fraud.backtest('payments', 'country <> ''FR''');
+SELECT hits, already_marked, no_longer_marked FROM fraud.backtest('payments', 'false', rule => 'large');
+SELECT hits, already_marked, no_longer_marked FROM fraud.backtest('payments', rule => 'large', version => 1);
 RESET ROLE;
 SET ROLE fraud_reader;
 SELECT fraud.backtest('backtesting.payments', 'true');

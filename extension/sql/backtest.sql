@@ -26,13 +26,37 @@ CREATE AGGREGATE fraud.tally(hit boolean, amount numeric, marked boolean, confir
 COMMENT ON AGGREGATE fraud.tally(boolean, numeric, boolean, boolean) IS
 'For fraud.backtest: rows, hits, hits that are marked, confirmed, dismissed, all confirmed, and the amount of the hits';
 
-CREATE FUNCTION fraud.backtest(target regclass, condition text,
+-- What is tried of a rule: a version, or the one in force.
+CREATE FUNCTION fraud.rule_to_try(target regclass, rule text, version int, OUT condition text, OUT score numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM fraud.require_watched(target);
+    IF version IS NULL THEN
+        SELECT r.condition, r.score INTO condition, score FROM fraud.get_rule($1, $2) AS r;
+        RETURN;
+    END IF;
+    SELECT v.condition, v.score INTO condition, score FROM fraud.rule_versions AS v
+     WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND v.version = $3;
+    IF condition IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('rule "%s" of table %s has no version %s', rule, fraud.table_name(target), version),
+            HINT = 'See fraud.rule_versions.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fraud.rule_to_try(regclass, text, int) IS
+    'Condition and score of a version of a rule (NULL: the one in force), for fraud.backtest and fraud.compare';
+
+CREATE FUNCTION fraud.backtest(target regclass, condition text DEFAULT NULL,
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,
+    rule text DEFAULT NULL, version int DEFAULT NULL,
     OUT rows_seen bigint, OUT hits bigint, OUT share numeric, OUT amount_at_stake numeric,
     OUT already_marked bigint, OUT newly_marked bigint, OUT failed bigint,
-    OUT "precision" numeric, OUT recall numeric)
+    OUT "precision" numeric, OUT recall numeric, OUT no_longer_marked bigint)
 LANGUAGE C STABLE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fraud_backtest';
-COMMENT ON FUNCTION fraud.backtest(regclass, text, timestamptz, timestamptz) IS
-'What a condition would have hit among the rows that are stored, by the code that judges rows on arrival
-Rows from since on and before until, by the event time that fraud.watch() was told; now() in the condition is that time.  Needs SELECT on the table and obeys its row-level security.  failed: rows on which the condition raised an error, which are no hits.  The table need not be watched; then already_marked and newly_marked are null.  precision: of the hits that people reviewed, the share that they confirmed; recall: of the rows that they confirmed, the share that is hit; null where nobody did, or to whom may not read reviews.';
+COMMENT ON FUNCTION fraud.backtest(regclass, text, timestamptz, timestamptz, text, int) IS
+'What a condition, or a version of a rule, would have hit among the rows that are stored, by the code that judges rows on arrival
+Give a condition, or a rule (the version in force, or any version of it), or both: the condition in that rule''s place.  Rows from since on and before until, by the event time that fraud.watch() was told; now() in the condition is that time.  Needs SELECT on the table and obeys its row-level security.  failed: rows on which the condition raised an error, which are no hits.  The table need not be watched; then already_marked and newly_marked are null.  newly_marked: hits that are not marked.  precision: of the hits that people reviewed, the share that they confirmed; recall: of the rows that they confirmed, the share that is hit; null where nobody did, or to whom may not read reviews.  no_longer_marked: rows that are marked as fraud and that today''s live rules, with this one (live, with its own score) in the rule''s place, would not mark; null without a rule.';

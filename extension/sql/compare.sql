@@ -4,10 +4,10 @@
 
 CREATE FUNCTION fraud.compare_row("row" record, rule text, condition text, score numeric,
     OUT champion boolean, OUT challenger boolean, OUT is_fraud boolean, OUT would_be_fraud boolean)
-    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 100
     AS 'MODULE_PATHNAME', 'fraud_compare_row';
 COMMENT ON FUNCTION fraud.compare_row(record, text, text, numeric) IS
-    'For fraud.compare: what a rule and another condition in its place say of a row, and what either makes of it';
+    'For fraud.compare and fraud.backtest: what a rule and another condition in its place say of a row, and what either makes of it';
 
 -- What a challenger is: a condition that is given, or a version, or the rule
 -- itself where it is in shadow mode.
@@ -18,22 +18,13 @@ CREATE FUNCTION fraud.challenger(target regclass, rule text, condition text, ver
     AS $$
 DECLARE
     live fraud.rule_config;
-    old fraud.rule_versions;
 BEGIN
     PERFORM fraud.require_watched(target);
     live := fraud.get_rule(target, rule);
     challenger := condition;
     score := live.score;
     IF condition IS NULL AND version IS NOT NULL THEN
-        SELECT v.* INTO old FROM fraud.rule_versions AS v
-         WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND v.version = $4;
-        IF old.condition IS NULL THEN
-            RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-                MESSAGE = format('rule "%s" of table %s has no version %s', rule, fraud.table_name(target), version),
-                HINT = 'See fraud.rule_versions.';
-        END IF;
-        challenger := old.condition;
-        score := old.score;
+        SELECT t.condition, t.score INTO challenger, score FROM fraud.rule_to_try($1, $2, $4) AS t;
     ELSIF condition IS NULL THEN
         IF live.mode <> 'shadow' THEN
             RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -62,6 +53,7 @@ CREATE FUNCTION fraud.compare(
 DECLARE
     tried record;
     event_time text;
+    alias text := 't';
 BEGIN
     tried := fraud.challenger(target, rule, condition, version);
     SELECT format('%I', w.event_time) INTO event_time FROM fraud.watched AS w
@@ -75,17 +67,21 @@ BEGIN
                                     WHERE a.attrelid = target AND format('%I', a.attname) = event_time) THEN
         event_time := event_time || '::timestamp AT TIME ZONE ''UTC''';
     END IF;
+    -- not as a column, which the name alone would mean then
+    WHILE EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = target AND a.attname = alias) LOOP
+        alias := alias || '_';
+    END LOOP;
     RETURN QUERY EXECUTE format(
         'SELECT (o.occurred_at AT TIME ZONE ''UTC'')::date, count(*), count(*) FILTER (WHERE c.champion),
                 count(*) FILTER (WHERE c.challenger), count(*) FILTER (WHERE c.champion AND c.challenger),
                 count(*) FILTER (WHERE c.would_be_fraud AND NOT c.is_fraud),
                 count(*) FILTER (WHERE c.is_fraud AND NOT c.would_be_fraud)
-           FROM %s AS t
-          CROSS JOIN LATERAL (SELECT %s AS occurred_at) AS o
-          CROSS JOIN LATERAL fraud.compare_row(t, $1, $2, $3) AS c
+           FROM %1$s AS %2$s
+          CROSS JOIN LATERAL (SELECT %3$s AS occurred_at) AS o
+          CROSS JOIN LATERAL fraud.compare_row(%2$s, $1, $2, $3) AS c
           WHERE ($4 IS NULL OR o.occurred_at >= $4) AND ($5 IS NULL OR o.occurred_at < $5)
-          GROUP BY 1 ORDER BY 1', fraud.table_name(target),
-        CASE WHEN event_time IS NULL THEN 'NULL::timestamptz' ELSE 't.' || event_time END)
+          GROUP BY 1 ORDER BY 1', fraud.table_name(target), alias,
+        CASE WHEN event_time IS NULL THEN 'NULL::timestamptz' ELSE alias || '.' || event_time END)
         USING rule, tried.challenger, tried.score, since, until;
 END
 $$;

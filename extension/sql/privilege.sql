@@ -140,7 +140,8 @@ GRANT EXECUTE ON FUNCTION
 
 -- backtest.sql
 GRANT EXECUTE ON FUNCTION
-    fraud.backtest(regclass, text, timestamptz, timestamptz),
+    fraud.backtest(regclass, text, timestamptz, timestamptz, text, int),
+    fraud.rule_to_try(regclass, text, int),
     fraud.tally(boolean, numeric, boolean, boolean)
     TO fraud_analyst;
 
