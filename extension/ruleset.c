@@ -748,7 +748,10 @@ ruleset_event_time(RuleSet *rs, TupleTableSlot *slot, TimestampTz *moment)
 			*moment = DatumGetTimestampTz(value);
 			return true;
 		case DATEOID:
-			if (DATE_NOT_FINITE(DatumGetDateADT(value)))
+			/* dates go further than times */
+			if (DATE_NOT_FINITE(DatumGetDateADT(value)) ||
+				DatumGetDateADT(value) >=
+					TIMESTAMP_END_JULIAN - POSTGRES_EPOCH_JDATE)
 				return false;
 			*moment = (TimestampTz) DatumGetDateADT(value) * USECS_PER_DAY;
 			return true;

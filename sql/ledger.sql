@@ -101,7 +101,7 @@ SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.odd' ORDER BY id
 CREATE TABLE days (id int, day date);
 SELECT fraud.watch('days', event_time => 'day');
 SELECT fraud.add_rule('days', 'all', 'true');
-INSERT INTO days VALUES (1, '2024-02-29'), (2, 'infinity'), (3, NULL);
+INSERT INTO days VALUES (1, '2024-02-29'), (2, 'infinity'), (3, NULL), (4, '294500-01-01');
 SELECT occurred_at AT TIME ZONE 'UTC' AS occurred FROM fraud.alerts WHERE table_name = 'ledger.days' ORDER BY id;
 
 -- provenance: what the bridge says of its transaction
