@@ -52,7 +52,7 @@ SELECT state, last_error, last_error_at IS NOT NULL AS at, statement FROM fraud.
 SELECT fraud.report_source('bridged', false, NULL, NULL);
 SELECT state, last_error, last_error_at, statement FROM fraud.sources;
 SELECT fraud.report_source('bridged', true, 'offset 5 of partition 0 is gone',
-    $$SELECT fraud.set_position('bridged', 0, 'earliest')$$);
+    $$SELECT fraud.set_position('bridged', 0, 'earliest', dry_run => false)$$);
 SELECT state, last_error, statement FROM fraud.sources \gx
 -- the statement that it names lets it go on
 SELECT statement FROM fraud.sources \gexec

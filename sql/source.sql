@@ -103,27 +103,27 @@ SELECT fraud.alter_source('no such', start => 'latest');
 -- Positions: an operator says from where, and sees first what that means
 SELECT * FROM fraud.set_position('x', 0, 100, dry_run => true);
 SELECT count(*) FROM fraud.offsets;
-SELECT * FROM fraud.set_position('x', 0, 100);
+SELECT * FROM fraud.set_position('x', 0, 100, dry_run => false);
 UPDATE fraud.offsets SET owner = '00000000-0000-0000-0000-000000000001', end_offset = 150,
     last_offset = 99, last_hash = 'x', last_timestamp = 1, cluster_id = 'here';
 SELECT new_position, effect FROM fraud.set_position('x', 0, '90', dry_run => true);
 SELECT new_position, effect FROM fraud.set_position('x', 0, 160, dry_run => true);
 SELECT new_position, effect FROM fraud.set_position('x', 0, 100, dry_run => true);
 SELECT first_offset, next_offset, owner IS NULL AS free, last_offset, requested_position FROM fraud.offsets;
-SELECT * FROM fraud.set_position('x', 0, 90);
+SELECT * FROM fraud.set_position('x', 0, 90, dry_run => false);
 SELECT first_offset, next_offset, owner IS NULL AS free, last_offset, last_hash, requested_position FROM fraud.offsets;
-SELECT * FROM fraud.set_position('x', 0, 'earliest');
-SELECT * FROM fraud.set_position('x', 1, '2026-01-31 12:00');
+SELECT * FROM fraud.set_position('x', 0, 'earliest', dry_run => false);
+SELECT * FROM fraud.set_position('x', 1, '2026-01-31 12:00', dry_run => false);
 SELECT kafka_partition, kafka_topic, first_offset, next_offset, requested_position FROM fraud.offsets ORDER BY 1;
 SELECT "position" FROM fraud.sources WHERE name = 'x';
-SELECT * FROM fraud.set_position('x', 0, 110);
+SELECT * FROM fraud.set_position('x', 0, 110, dry_run => false);
 SELECT kafka_partition, first_offset, next_offset, requested_position FROM fraud.offsets ORDER BY 1;
-SELECT fraud.set_position('x', 0, -1);
-SELECT fraud.set_position('x', -1, 0);
-SELECT fraud.set_position('x', 0, 'somewhere');
-SELECT fraud.set_position('x', 0, NULL::text);
-SELECT fraud.set_position('x', 0, '99999999999999999999');
-SELECT fraud.set_position('no such', 0, 0);
+SELECT fraud.set_position('x', 0, -1, dry_run => false);
+SELECT fraud.set_position('x', -1, 0, dry_run => false);
+SELECT fraud.set_position('x', 0, 'somewhere', dry_run => false);
+SELECT fraud.set_position('x', 0, NULL::text, dry_run => false);
+SELECT fraud.set_position('x', 0, '99999999999999999999', dry_run => false);
+SELECT fraud.set_position('no such', 0, 0, dry_run => false);
 
 -- Another cluster
 SELECT fraud.accept_cluster('x', 'there');

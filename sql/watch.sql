@@ -75,6 +75,9 @@ SELECT fraud.watch('pg_catalog.pg_class');
 SELECT fraud.watch('no_such_table');
 CREATE TEMP TABLE short_lived (id int);
 SELECT fraud.watch('short_lived');
+CREATE TABLE parent (id int);
+CREATE TABLE child () INHERITS (parent);
+SELECT fraud.watch('parent');
 CREATE MATERIALIZED VIEW sums AS SELECT sum(amount) FROM payments;
 SELECT fraud.watch('sums');
 

@@ -35,7 +35,7 @@ INSERT INTO gone VALUES (1000);
 SELECT fraud_api.review_alert(min(id), 'dismissed', 'known customer') FROM fraud.alerts;
 SELECT fraud.add_source('payments', 'payments', '"odd schema"."Payments"',
 	mapping => '{"town": "/location/city"}', on_conflict => 'ignore');
-SELECT fraud.set_position('payments', 0, 1234);
+SELECT fraud.set_position('payments', 0, 1234, dry_run => false);
 INSERT INTO fraud.dead_letters (source, kafka_topic, kafka_partition,
 	kafka_offset, value, stage, sqlstate, reason)
 VALUES ('payments', 'payments', 0, 1, '\xff00', 'decode', '22021', 'no UTF-8');
@@ -103,7 +103,7 @@ for my $format ('plain', 'custom')
 	is($sql->(q{SELECT state FROM fraud.rules WHERE name = 'broken'}), 'active',
 		"the broken rule can be mended ($format)");
 	$sql->(q{SELECT fraud_api.review_alert(max(id), 'confirmed') FROM fraud.alerts});
-	$sql->(q{SELECT fraud.set_position('payments', 0, 1235)});
+	$sql->(q{SELECT fraud.set_position('payments', 0, 1235, dry_run => false)});
 	$sql->(q{SELECT fraud.add_rule('transfers', 'another', 'amount > 600')});
 	is($sql->(q{SELECT state, "position" FROM fraud.sources}), 'no bridge|{"0": 1235}',
 		"sources go on ($format)");

@@ -71,15 +71,15 @@ is(operator(q{SELECT old_position, new_position, effect FROM fraud.set_position(
 	'6|4|reads up to 2 records again', 'what moving would do');
 sleep 1;
 is(rows(0), '0,2,4,6,8,10', 'nothing has happened');
-operator(q{SELECT fraud.set_position('s', 0, 4)});
+operator(q{SELECT fraud.set_position('s', 0, 4, dry_run => false)});
 ok($server->wait_sql('SELECT count(*) FROM payments WHERE kafka_partition = 0', 8, 60), 'moved back') or diag($bridge->log_text);
 is(rows(0), '0,2,4,6,8,8,10,10', 'two records are read again');
 
 # By words and times, while paused: read from there once it goes on
 operator(q{SELECT fraud.pause_source('s')});
 $server->wait_sql($let_go, 0, 60);
-operator(q{SELECT fraud.set_position('s', 0, 'earliest')});
-operator(q{SELECT fraud.set_position('s', 1, '2023-11-14 22:13:25Z')});
+operator(q{SELECT fraud.set_position('s', 0, 'earliest', dry_run => false)});
+operator(q{SELECT fraud.set_position('s', 1, '2023-11-14 22:13:25Z', dry_run => false)});
 $server->sql('TRUNCATE payments');
 operator(q{SELECT fraud.resume_source('s')});
 ok($server->wait_sql('SELECT count(*) FROM payments', 9, 60), 'moved by word and time');
@@ -88,7 +88,7 @@ is(rows(1), '5,7,9', 'from the first record at that time');
 operator(q{SELECT fraud.pause_source('s')});
 $server->wait_sql($let_go, 0, 60);
 $kafka->produce($topic, record(1, 11), record(1, 13));
-operator(q{SELECT fraud.set_position('s', 1, 'latest')});
+operator(q{SELECT fraud.set_position('s', 1, 'latest', dry_run => false)});
 operator(q{SELECT fraud.resume_source('s')});
 ok($server->wait_sql(q{SELECT state, "position" FROM fraud.sources}, 'running|{"0": 6, "1": 7}', 60),
 	'to the latest');

@@ -633,7 +633,7 @@ COMMENT ON FUNCTION fraud.unstop_source(text) IS
 'Clears what stopped a source and tells the bridge.';
 
 CREATE FUNCTION fraud.set_position(
-    source text, partition int, "position" text, dry_run boolean DEFAULT false,
+    source text, partition int, "position" text, dry_run boolean DEFAULT true,
     OUT kafka_topic text, OUT old_position bigint, OUT new_position text, OUT effect text)
 RETURNS record
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -711,10 +711,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION fraud.set_position(text, int, text, boolean) IS
 'Says from where a source reads a partition
-The position is an offset, earliest, latest or a time. With dry_run => true nothing changes; the result says what would.';
+The position is an offset, earliest, latest or a time. Unless dry_run => false is given (true by default), nothing changes; the result says what would.';
 
 CREATE FUNCTION fraud.set_position(
-    source text, partition int, "position" bigint, dry_run boolean DEFAULT false,
+    source text, partition int, "position" bigint, dry_run boolean DEFAULT true,
     OUT kafka_topic text, OUT old_position bigint, OUT new_position text, OUT effect text)
 RETURNS record
 LANGUAGE sql VOLATILE
@@ -724,7 +724,7 @@ SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION fraud.set_position(text, int, bigint, boolean) IS
 'Says from which offset a source reads a partition
-With dry_run => true nothing changes; the result says what would.';
+Unless dry_run => false is given (true by default), nothing changes; the result says what would.';
 
 CREATE FUNCTION fraud.accept_cluster(source text, cluster_id text) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -97,6 +97,10 @@ BEGIN
     ELSIF class.relpersistence = 't' THEN
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
             MESSAGE = format('temporary table "%s" cannot be watched', class.relname);
+    ELSIF class.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits AS i WHERE i.inhparent = target) THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('table "%s" has tables that inherit from it', class.relname),
+            HINT = 'Triggers are not inherited, and rows of those tables would go unjudged.  Use a partitioned table.';
     ELSIF class.relnamespace IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace,
                                  'fraud'::regnamespace) THEN
         RAISE EXCEPTION USING ERRCODE = 'wrong_object_type',
