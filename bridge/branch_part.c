@@ -164,14 +164,18 @@ static bool
 find_position(Branch *branch, int32_t id, int64_t *position)
 {
 	BranchPlace place;
-	char		statement[256];
+	Buffer		name;
+	char		statement[512];
 
 	if (!read_place(branch, id, &place) ||
 		!read_committed(branch, id, position))
 		return false;
+	buf_init(&name);
+	pg_append_literal(&name, branch->name);
 	snprintf(statement, sizeof(statement),
-			 "SELECT fraud.set_branch_position('%s', %d, %" PRId64 ")",
-			 branch->name, id, place.mirror);
+			 "SELECT fraud.set_branch_position(%s, %d, %" PRId64 ")",
+			 name.data, id, place.mirror);
+	buf_free(&name);
 	if (place.requested >= 0)
 		*position = place.requested;
 	else if (place.mirror >= 0 && place.cluster_id[0] != '\0' &&

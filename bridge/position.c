@@ -314,8 +314,9 @@ check_cluster(Lane *lane, const StoredPosition *stored)
 		return true;
 	buf_init(&name);
 	pg_append_literal(&name, lane->source->config.name);
-	snprintf(hint, sizeof(hint), "SELECT fraud.accept_cluster(%s, '%s')",
-			 name.data, lane->cluster_id);
+	buf_append_str(&name, ", ");
+	pg_append_literal(&name, lane->cluster_id);
+	snprintf(hint, sizeof(hint), "SELECT fraud.accept_cluster(%s)", name.data);
 	buf_free(&name);
 	source_halt(lane->source, hint,
 				"the brokers belong to cluster \"%s\", the positions to "

@@ -249,6 +249,21 @@ load_flush(Load *load)
 }
 
 /*
+ * The table's rules, which it may have lost since the first row.
+ */
+static RuleSet *
+rules_of(Relation rel)
+{
+	RuleSet *rs = ruleset_for(rel);
+
+	if (rs == NULL || !ruleset_has_marks(rs))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("table \"%s\" is no longer watched",
+							   RelationGetRelationName(rel))));
+	return rs;
+}
+
+/*
  * The next row, judged and checked, into the group.  False: there is none.
  */
 static bool
@@ -272,7 +287,7 @@ load_row(Load *load)
 	}
 	ExecStoreVirtualTuple(slot);
 	slot->tts_tableOid = RelationGetRelid(load->rel);
-	mark_slot(ruleset_for(load->rel), slot);
+	mark_slot(rules_of(load->rel), slot);
 	MemoryContextSwitchTo(old);
 
 	if (constr != NULL && constr->has_generated_stored)
