@@ -780,11 +780,13 @@ CREATE FUNCTION fraud.sink_lag(place fraud.sink_cursor, table_name text, OUT lag
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
     AS $$
+DECLARE
+    names constant text[] := fraud.same_table(sink_lag.table_name);
 BEGIN
     IF place.from_id IS NOT NULL THEN
         SELECT count(*), min(a.detected_at) INTO lag_rows, oldest
           FROM fraud.alerts AS a
-         WHERE a.forward AND (sink_lag.table_name IS NULL OR a.table_name = sink_lag.table_name)
+         WHERE a.forward AND (names IS NULL OR a.table_name = ANY (names))
            AND CASE place.stage WHEN 'alert' THEN a.id > place.last_id
                     ELSE NOT pg_visible_in_snapshot(a.xid, place.new_snapshot) END;
         RETURN;
@@ -795,7 +797,7 @@ BEGIN
             UNION ALL
             SELECT b.* FROM fraud.alerts AS b
              WHERE b.xid >= pg_snapshot_xmax(place.old_snapshot)) AS a
-     WHERE a.forward AND (sink_lag.table_name IS NULL OR a.table_name = sink_lag.table_name)
+     WHERE a.forward AND (names IS NULL OR a.table_name = ANY (names))
        AND (place.new_snapshot IS NULL
             OR place.stage = 'alert' AND (a.xid, a.id) > (place.last_xid, place.last_id)
             OR NOT pg_visible_in_snapshot(a.xid, place.new_snapshot));
