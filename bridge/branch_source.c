@@ -92,8 +92,8 @@ connect_all(Branch *branch)
 	}
 	if (branch->consumer == NULL)
 	{
-		branch->consumer =
-			consumer_create(branch->group, LANES_WORTH, text, sizeof(text));
+		branch->consumer = consumer_create(branch->group, LANES_WORTH, NULL,
+										   text, sizeof(text));
 		if (branch->consumer == NULL)
 		{
 			branch_trouble(branch, "Kafka: %s", text);

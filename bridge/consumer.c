@@ -121,10 +121,12 @@ group_name(const char *source)
 
 /*
  * A consumer for one of that many lanes.  The user's properties go over our
- * defaults, what correctness stands on goes over the user's.
+ * defaults, what correctness stands on goes over the user's.  With a report,
+ * that is made of its statistics.
  */
 rd_kafka_t *
-consumer_create(const char *group, int lanes, char *err, size_t errlen)
+consumer_create(const char *group, int lanes, KafkaReport *report, char *err,
+				size_t errlen)
 {
 	static const char *const defaults[][2] = {
 		{"client.id", "fraudbridge"},
@@ -163,7 +165,8 @@ consumer_create(const char *group, int lanes, char *err, size_t errlen)
 						   errlen) == RD_KAFKA_CONF_OK &&
 		 rd_kafka_conf_set(conf, "group.id", group, err, errlen) ==
 			 RD_KAFKA_CONF_OK &&
-		 set_budget(conf, lanes, err, errlen);
+		 set_budget(conf, lanes, err, errlen) &&
+		 (report == NULL || kafka_report_configure(report, conf, err, errlen));
 	if (ok)
 	{
 		rd_kafka_conf_set_log_cb(conf, log_kafka);

@@ -68,7 +68,8 @@ typedef struct Place
 	int64_t end;
 } Place;
 
-typedef struct Lane Lane;
+typedef struct Lane		   Lane;
+typedef struct KafkaReport KafkaReport;
 
 typedef struct Source
 {
@@ -245,6 +246,7 @@ struct Lane
 	rd_kafka_queue_t *queue; /* of the consumer */
 	rd_kafka_queue_t *hints; /* answers to commits */
 	rd_kafka_topic_t *topic;
+	KafkaReport		 *report; /* NULL: nobody asks for metrics */
 	char			 *cluster_id;
 	Mapping			 *mapping;
 	Writer			  writer;
@@ -278,7 +280,8 @@ extern bool lane_ending(const Lane *lane);
 extern bool lane_sleep(const Lane *lane, int ms);
 
 /* ---- consumer.c: librdkafka's settings and what it says ---- */
-extern rd_kafka_t *consumer_create(const char *group, int lanes, char *err,
+extern rd_kafka_t *consumer_create(const char *group, int lanes,
+								   KafkaReport *report, char *err,
 								   size_t errlen);
 extern void consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows);
 extern void consumer_limits(int lanes, size_t *queue_bytes, size_t *queue_rows);
@@ -362,12 +365,25 @@ extern bool	   control_ready(void);
 extern void			metrics_start(void);
 extern void			metrics_stop(void);
 extern SourceStats *metrics_stats(const char *name);
-extern void			metrics_commit(SourceStats *stats, int64_t us);
+extern void metrics_head(Buffer *out, const char *name, const char *type,
+						 const char *help);
+extern void metrics_label(Buffer *out, const char *value);
+extern void metrics_commit(SourceStats *stats, int64_t us);
 extern void metrics_partition(Source *source, int32_t partition, int64_t next,
 							  int64_t end);
 extern void metrics_append(Buffer *out, Source *const *sources, int count,
 						   const SourceConfig *configs, int nconfigs, bool up,
 						   long long reconnects);
+
+/* ---- kafka_metrics.c: what librdkafka tells of itself ---- */
+extern KafkaReport *kafka_report_create(const char *source);
+extern bool kafka_report_configure(KafkaReport *report, rd_kafka_conf_t *conf,
+								   char *err, size_t errlen);
+extern void kafka_report_attach(KafkaReport *report, rd_kafka_t *kafka);
+extern void kafka_report_detach(KafkaReport *report);
+extern void kafka_report_free(KafkaReport *report);
+extern void kafka_metrics_serve(void);
+extern void kafka_metrics(Buffer *out);
 
 /* ---- replay.c ---- */
 extern void replay_start(void);

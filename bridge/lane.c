@@ -85,15 +85,20 @@ ensure_consumer(Lane *lane)
 	{
 		char *group = group_name(lane->source->config.name);
 
-		lane->kafka = consumer_create(group, lane->source->budget_lanes, err,
-									  sizeof(err));
+		lane->report = kafka_report_create(lane->source->config.name);
+		lane->kafka = consumer_create(group, lane->source->budget_lanes,
+									  lane->report, err, sizeof(err));
 		free(group);
 		if (lane->kafka == NULL)
 		{
 			log_fatal("could not create a consumer: %s", err);
 			bridge_fail(BRIDGE_EXIT_KAFKA);
 		}
-		rd_kafka_poll_set_consumer(lane->kafka);
+		/* who serves the report takes what is not a record too */
+		if (lane->report != NULL)
+			kafka_report_attach(lane->report, lane->kafka);
+		else
+			rd_kafka_poll_set_consumer(lane->kafka);
 		lane->queue = rd_kafka_queue_get_consumer(lane->kafka);
 		lane->hints = rd_kafka_queue_new(lane->kafka);
 		lane->topic =
@@ -396,6 +401,7 @@ lane_finish(Lane *lane)
 	PQfinish(lane->conn);
 	writer_free(&lane->writer);
 	mapping_free(lane->mapping);
+	kafka_report_detach(lane->report);
 	if (lane->queue != NULL)
 		rd_kafka_queue_destroy(lane->queue);
 	if (lane->hints != NULL)
@@ -405,6 +411,7 @@ lane_finish(Lane *lane)
 	if (lane->kafka != NULL)
 		rd_kafka_destroy_flags(lane->kafka,
 							   RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	kafka_report_free(lane->report);
 	free(lane->cluster_id);
 }
 

@@ -81,16 +81,16 @@ metrics_partition(Source *source, int32_t partition, int64_t next, int64_t end)
 }
 
 /* The head of a metric */
-static void
-append_head(Buffer *out, const char *name, const char *type, const char *help)
+void
+metrics_head(Buffer *out, const char *name, const char *type, const char *help)
 {
 	buf_printf(out, "# HELP fraudbridge_%s %s\n# TYPE fraudbridge_%s %s\n",
 			   name, help, name, type);
 }
 
 /* A label's value, quoted */
-static void
-append_label(Buffer *out, const char *value)
+void
+metrics_label(Buffer *out, const char *value)
 {
 	buf_append_char(out, '"');
 	for (const char *p = value; *p != '\0'; p++)
@@ -111,7 +111,7 @@ append_source_line(Buffer *out, const char *name, const Source *source,
 				   const char *more, double value)
 {
 	buf_printf(out, "fraudbridge_%s{source=", name);
-	append_label(out, source->config.name);
+	metrics_label(out, source->config.name);
 	buf_printf(out, "%s} %.17g\n", more, value);
 }
 
@@ -139,15 +139,15 @@ append_counters(Buffer *out, Source *const *sources, int count)
 
 	for (size_t i = 0; i < lengthof(counters); i++)
 	{
-		append_head(out, counters[i].name, "counter", counters[i].help);
+		metrics_head(out, counters[i].name, "counter", counters[i].help);
 		for (int j = 0; j < count; j++)
 			append_source_line(out, counters[i].name, sources[j], "",
 							   (double) atomic_load((
 								   atomic_llong *) ((char *) sources[j]->stats +
 													counters[i].field)));
 	}
-	append_head(out, "source_dead_letters_total", "counter",
-				"Records that could not be stored.");
+	metrics_head(out, "source_dead_letters_total", "counter",
+				 "Records that could not be stored.");
 	for (int j = 0; j < count; j++)
 		for (size_t i = 0; i < lengthof(stages); i++)
 		{
@@ -174,9 +174,9 @@ append_places(Buffer *out, Source *source, bool lag)
 			continue;
 		buf_printf(out, "fraudbridge_source_%s{source=",
 				   lag ? "lag_records" : "next_offset");
-		append_label(out, source->config.name);
+		metrics_label(out, source->config.name);
 		buf_append_str(out, ",topic=");
-		append_label(out, source->config.topic);
+		metrics_label(out, source->config.topic);
 		buf_printf(out, ",partition=\"%d\"} %lld\n", i,
 				   (long long) (value > 0 ? value : 0));
 	}
@@ -187,16 +187,16 @@ append_places(Buffer *out, Source *source, bool lag)
 static void
 append_gauges(Buffer *out, Source *const *sources, int count)
 {
-	append_head(out, "source_lag_records", "gauge",
-				"Records between the position and the log's end.");
+	metrics_head(out, "source_lag_records", "gauge",
+				 "Records between the position and the log's end.");
 	for (int i = 0; i < count; i++)
 		append_places(out, sources[i], true);
-	append_head(out, "source_next_offset", "gauge",
-				"Offset of the next record to store.");
+	metrics_head(out, "source_next_offset", "gauge",
+				 "Offset of the next record to store.");
 	for (int i = 0; i < count; i++)
 		append_places(out, sources[i], false);
-	append_head(out, "source_partitions_owned", "gauge",
-				"Partitions that this bridge writes.");
+	metrics_head(out, "source_partitions_owned", "gauge",
+				 "Partitions that this bridge writes.");
 	for (int i = 0; i < count; i++)
 	{
 		int owned = 0;
@@ -212,14 +212,14 @@ append_gauges(Buffer *out, Source *const *sources, int count)
 static void
 append_stopped(Buffer *out, const SourceConfig *configs, int count)
 {
-	append_head(out, "source_stopped", "gauge",
-				"Whether it waits for an operator.");
+	metrics_head(out, "source_stopped", "gauge",
+				 "Whether it waits for an operator.");
 	for (int i = 0; i < count; i++)
 	{
 		if (configs[i].name == NULL)
 			continue;
 		buf_append_str(out, "fraudbridge_source_stopped{source=");
-		append_label(out, configs[i].name);
+		metrics_label(out, configs[i].name);
 		buf_printf(out, "} %d\n", configs[i].stopped ? 1 : 0);
 	}
 }
@@ -228,8 +228,8 @@ append_stopped(Buffer *out, const SourceConfig *configs, int count)
 static void
 append_histogram(Buffer *out, Source *const *sources, int count)
 {
-	append_head(out, "commit_seconds", "histogram",
-				"Time from a batch's first byte to its COMMIT's answer.");
+	metrics_head(out, "commit_seconds", "histogram",
+				 "Time from a batch's first byte to its COMMIT's answer.");
 	for (int i = 0; i < count; i++)
 	{
 		SourceStats *stats = sources[i]->stats;
@@ -262,7 +262,7 @@ append_process(Buffer *out)
 	long			  total = 0;
 	long			  resident = 0;
 
-	append_head(out, "build_info", "gauge", "Version of fraudbridge.");
+	metrics_head(out, "build_info", "gauge", "Version of fraudbridge.");
 	buf_printf(out, "fraudbridge_build_info{version=\"%s\"} 1\n",
 			   PG_FRAUD_VERSION);
 	if (file == NULL)
@@ -283,11 +283,11 @@ metrics_append(Buffer *out, Source *const *sources, int count,
 	append_counters(out, sources, count);
 	append_gauges(out, sources, count);
 	append_histogram(out, sources, count);
-	append_head(out, "postgres_up", "gauge",
-				"Whether the control connection stands.");
+	metrics_head(out, "postgres_up", "gauge",
+				 "Whether the control connection stands.");
 	buf_printf(out, "fraudbridge_postgres_up %d\n", up ? 1 : 0);
-	append_head(out, "postgres_reconnects_total", "counter",
-				"Control connections made after the first.");
+	metrics_head(out, "postgres_reconnects_total", "counter",
+				 "Control connections made after the first.");
 	buf_printf(out, "fraudbridge_postgres_reconnects_total %lld\n", reconnects);
 	append_process(out);
 }
@@ -367,6 +367,7 @@ answer_request(int fd)
 	if (strncmp(request + 4, "/metrics ", 9) == 0)
 	{
 		control_metrics(&body);
+		kafka_metrics(&body);
 		forward_metrics(&body);
 		send_answer(fd, "200 OK", "text/plain; version=0.0.4", &body);
 		buf_free(&body);
@@ -399,6 +400,7 @@ metrics_main(void *arg)
 		struct pollfd fd = {.fd = listener, .events = POLLIN};
 		int			  client;
 
+		kafka_metrics_serve();
 		if (poll(&fd, 1, 100) <= 0)
 			continue;
 		client = accept(listener, NULL, NULL);

@@ -301,7 +301,7 @@ open_preview(Preview *p)
 		exit(BRIDGE_EXIT_DATABASE);
 	}
 	group = group_name(p->source->config.name);
-	p->kafka = consumer_create(group, 1, text, sizeof(text));
+	p->kafka = consumer_create(group, 1, NULL, text, sizeof(text));
 	free(group);
 	if (p->kafka == NULL)
 	{

@@ -149,7 +149,8 @@ static SinkResult
 read_bookmark(Sink *sink, SinkError *err)
 {
 	char		text[512];
-	rd_kafka_t *consumer = consumer_create(sink->id, 1, text, sizeof(text));
+	rd_kafka_t *consumer =
+		consumer_create(sink->id, 1, NULL, text, sizeof(text));
 	rd_kafka_topic_partition_list_t	 *list = bookmark_place(sink);
 	rd_kafka_resp_err_t				  code;
 	const rd_kafka_topic_partition_t *place = &list->elems[0];

@@ -130,6 +130,15 @@ like($metrics, qr/^\Qfraudbridge_source_$_\E$/m, "metric $_")
   'stopped{source="two"} 0', 'partitions_owned{source="two"} 4',
   qq(next_offset{source="two",topic="$topic{two}",partition="3"} 1),
   qq(lag_records{source="two",topic="$topic{two}",partition="3"} 0);
+# librdkafka tells its own every five seconds
+my $address = $kafka->address;
+ok((wait_for { $metrics = $get->('/metrics')->{content};
+	$metrics =~ /^fraudbridge_kafka_broker_up\{broker="\Q$address\E"\} 1$/m } 15), 'metric kafka_broker_up');
+like($metrics, qr/^fraudbridge_kafka_broker_rtt_seconds\{broker="\Q$address\E"\} 0\.\d+$/m, 'metric kafka_broker_rtt_seconds');
+like($metrics, qr/^fraudbridge_kafka_request_errors_total\{broker="\Q$address\E"\} \d+$/m, 'metric kafka_request_errors_total');
+like($metrics, qr/^fraudbridge_kafka_fetch_queue_$_\{source="two"\} \d+$/m, "metric kafka_fetch_queue_$_")
+  for qw(records bytes);
+unlike($metrics, qr/kafka_fetch_queue_records\{source="three"/, 'nothing of a source that has ended');
 my @lines = grep { !/^(# (HELP|TYPE) \w+ \S|\w+(\{\w+="[^"]*"(,\w+="[^"]*")*\})? \S+$)/ } split /\n/, $metrics;
 is("@lines", '', 'all of it is in the text format');
 
