@@ -65,6 +65,7 @@ start_branch(const PGresult *res, int row)
 	branch->fraud_topic = text_at(res, row, 3);
 	branch->legit_topic = text_at(res, row, 4);
 	branch->dead_letter_topic = text_at(res, row, 5);
+	branch->stats = branch_stats(branch->name);
 	buf_init(&group);
 	buf_printf(&group, "%s-%s-branch", options()->group_prefix, branch->name);
 	branch->group = group.data;

@@ -18,6 +18,23 @@
 #define BRANCH_RECORDS 10000
 #define BRANCH_BYTES (4 * 1024 * 1024)
 
+/* What a record was found to be */
+typedef enum Outcome
+{
+	OUTCOME_FRAUD,
+	OUTCOME_LEGIT,
+	OUTCOME_DEAD_LETTER,
+	OUTCOMES
+} Outcome;
+
+/* Counters of a source, as long as the bridge runs */
+typedef struct BranchStats
+{
+	struct BranchStats *next;
+	char			   *name;
+	atomic_llong		records[OUTCOMES];
+} BranchStats;
+
 /* A partition at hand */
 typedef struct BranchPart
 {
@@ -47,16 +64,17 @@ typedef struct Branch
 	atomic_bool		 drained;		/* all that is stored is branched */
 	_Atomic(int64_t) failing_since; /* now_ms(), 0: it is well */
 
-	PGconn	   *conn;
-	rd_kafka_t *consumer;
-	char	   *cluster_id;
-	BranchPart *parts;
-	int			nparts;
-	Backoff		backoff;
-	int64_t		balance_at;
-	int64_t		pause_until;
-	char		error[512];
-	long long	records;
+	PGconn		*conn;
+	rd_kafka_t	*consumer;
+	char		*cluster_id;
+	BranchPart	*parts;
+	int			 nparts;
+	Backoff		 backoff;
+	int64_t		 balance_at;
+	int64_t		 pause_until;
+	char		 error[512];
+	long long	 records;
+	BranchStats *stats;
 } Branch;
 
 /* branch_source.c */
@@ -68,6 +86,9 @@ extern void branch_well(Branch *branch);
 /* branch_part.c */
 extern bool branch_take(Branch *branch, int32_t id);
 extern void branch_drop(Branch *branch, int index, bool unlock);
+
+/* branch_metrics.c */
+extern BranchStats *branch_stats(const char *name);
 
 /* branch_batch.c */
 extern bool branch_send(Branch *branch, BranchPart *part);

@@ -43,6 +43,7 @@ typedef struct Batch
 	PGresult   *verdicts;
 	int			next; /* row of verdicts not passed yet */
 	bool		kept; /* some came from fraud.verdicts */
+	long long	outcomes[OUTCOMES];
 } Batch;
 
 /* Ask the database for the verdicts */
@@ -196,6 +197,9 @@ produce_all(Batch *batch)
 
 		if (row >= 0 && message->payload != NULL)
 			kind = PQgetvalue(batch->verdicts, row, 1)[0];
+		batch->outcomes[kind == 'd'	  ? OUTCOME_DEAD_LETTER
+						: kind == 'l' ? OUTCOME_LEGIT
+									  : OUTCOME_FRAUD]++;
 		topic = kind == 'd'	  ? branch->dead_letter_topic
 				: kind == 'l' ? branch->legit_topic
 							  : branch->fraud_topic;
@@ -335,6 +339,8 @@ branch_send(Branch *branch, BranchPart *part)
 		return false;
 	part->position = position;
 	branch->records += (long long) batch.count;
+	for (int i = 0; i < OUTCOMES; i++)
+		atomic_fetch_add(&branch->stats->records[i], batch.outcomes[i]);
 	forget_sent(part, batch.count);
 	branch_well(branch);
 	return write_mirror(&batch, position);

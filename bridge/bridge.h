@@ -234,6 +234,7 @@ extern void			branch_notice(bool options_too); /* look again */
 extern void			branch_drain(void); /* --exit-at-end: as forward_drain() */
 extern ForwardState branch_state(void);
 extern void			branch_stop(void);
+extern void			branch_metrics(Buffer *out);
 
 /* forward_metrics.c: what /metrics says of the sinks */
 

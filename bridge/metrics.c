@@ -368,6 +368,7 @@ answer_request(int fd)
 	{
 		control_metrics(&body);
 		kafka_metrics(&body);
+		branch_metrics(&body);
 		forward_metrics(&body);
 		send_answer(fd, "200 OK", "text/plain; version=0.0.4", &body);
 		buf_free(&body);

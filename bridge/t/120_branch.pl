@@ -3,10 +3,11 @@
 
 use strict;
 use warnings;
+use HTTP::Tiny;
 use Test::More;
 use PgFraud::Bridge;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(free_port need wait_for);
 use PgFraud::Server;
 
 need('kafka');
@@ -157,7 +158,8 @@ $server->sql("SELECT fraud.add_source('others', '$lost', 'others',
 $kafka->produce($lost, { value => '{"id": 1}' }, { value => '{"id": 2}' });
 $server->sql("INSERT INTO fraud.branch_positions (source, kafka_partition,
 	next_offset) VALUES ('others', 0, 1)");
-$bridge = PgFraud::Bridge->start($server, $kafka);
+my $port = free_port();
+$bridge = PgFraud::Bridge->start($server, $kafka, options => ["--metrics-port=$port"]);
 ok($bridge->wait_log(qr/Kafka has lost that position .*SELECT fraud\.set_branch_position\('others', 0, 1\)/, 20),
 	'a position that Kafka has lost is not guessed');
 is(scalar($kafka->consume($narrow)), 0, 'nothing was branched meanwhile');
@@ -166,6 +168,19 @@ $server->wait_sql("SELECT next_offset FROM fraud.branch_positions
 	WHERE source = 'others'", 2, 20);
 is(join(' ', map { $_->{value} } $kafka->consume($narrow)), '{"id": 2}',
 	'the statement lets it go on from there');
+# What was branched is counted
+$kafka->produce($topic{in}, { partition => 1, value => '{"id": 1, "amount": 1}' },
+	{ partition => 1, value => '{"id": 2, "amount": 501}' },
+	{ partition => 1, value => '{"id": 3, "amount": 502}' },
+	{ partition => 1, value => '{"id": 4, "amount": "a lot"}' });
+my $metrics;
+wait_for { $metrics = HTTP::Tiny->new(timeout => 10)->get("http://127.0.0.1:$port/metrics")->{content};
+	$metrics =~ /branch_records_total\{source="payments",outcome="dead_letter"\} 1$/m } 20;
+like($metrics, qr/^fraudbridge_branch_records_total\{source="$_->[0]",outcome="$_->[1]"\} $_->[2]$/m,
+	"metric branch_records_total: $_->[0], $_->[1]")
+  foreach [ 'payments', 'fraud', 2 ], [ 'payments', 'legit', 1 ],
+  [ 'payments', 'dead_letter', 1 ], [ 'others', 'legit', 1 ],
+  [ 'others', 'fraud', 0 ];
 is($bridge->stop, 0, 'it stops');
 $server->sql_fails("SELECT fraud.set_branch_position('nobody', 0, 1)",
 	qr/source "nobody" does not exist/, 'no such source');
