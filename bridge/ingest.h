@@ -49,6 +49,7 @@ typedef struct SourceStats
 	struct SourceStats *next;
 	atomic_llong		records;
 	atomic_llong		rows;
+	atomic_llong		frauds; /* alerts made by them */
 	atomic_llong		bytes;
 	atomic_llong		tombstones;
 	atomic_llong		dead_letters;
@@ -151,6 +152,7 @@ typedef struct Tally
 	int64_t decode_us;
 	int64_t send_us;
 	int64_t dead_stages[3]; /* decode, map, insert */
+	int64_t alerts;
 } Tally;
 
 typedef enum WriteResult

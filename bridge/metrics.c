@@ -126,6 +126,8 @@ append_counters(Buffer *out, Source *const *sources, int count)
 		size_t		field;
 	} counters[] = {
 		{"source_rows_total", "Rows stored.", offsetof(SourceStats, rows)},
+		{"source_frauds_total", "Alerts made by them.",
+		 offsetof(SourceStats, frauds)},
 		{"source_records_total", "Records read, whatever became of them.",
 		 offsetof(SourceStats, records)},
 		{"source_tombstones_total", "Records without a value.",

@@ -128,9 +128,10 @@ write_batch(Lane *lane, bool careful)
 	if (result == WRITE_OK)
 	{
 		writer_command(&lane->writer, '.', "SET CONSTRAINTS ALL IMMEDIATE");
+		writer_command(&lane->writer, 'A', "SELECT fraud.batch_alerts()");
 		writer_command(&lane->writer, 'C', "COMMIT");
 		result = writer_flush(&lane->writer);
-		/* SET CONSTRAINTS is the statement before: its failure comes first */
+		/* SET CONSTRAINTS is among them: its failure comes first */
 	}
 	if (result == WRITE_OK)
 	{
@@ -189,6 +190,7 @@ accept_batch(Lane *lane)
 	}
 	atomic_fetch_add(&stats->records, records);
 	atomic_fetch_add(&stats->rows, tally->rows);
+	atomic_fetch_add(&stats->frauds, tally->alerts);
 	atomic_fetch_add(&stats->bytes, tally->bytes);
 	atomic_fetch_add(&stats->tombstones, tally->tombstones);
 	atomic_fetch_add(&stats->dead_letters, tally->dead);

@@ -144,6 +144,8 @@ result_expected(Writer *writer, const PGresult *res, char expect)
 		writer->fenced_partition = writer->partition;
 		return false;
 	}
+	if (expect == 'A')
+		writer->tally.alerts = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
 	if (expect == 'C' && strcmp(PQcmdStatus((PGresult *) res), "COMMIT") != 0)
 	{
 		memset(&writer->error, 0, sizeof(writer->error));

@@ -91,7 +91,13 @@ static struct
 	char *cluster;
 } provenance;
 
+/* Alerts of such rows in this transaction */
+static int64  batch_alerts = 0;
+static int64 *batch_saved = NULL; /* by nest level: as it began */
+static int	  batch_levels = 0;	  /* room of batch_saved */
+
 PG_FUNCTION_INFO_V1(fraud_ledger);
+PG_FUNCTION_INFO_V1(fraud_batch_alerts);
 PG_FUNCTION_INFO_V1(fraud_begin_batch);
 
 /* ---- the extension's tables ---- */
@@ -195,6 +201,35 @@ ledger_xact_callback(XactEvent event, void *arg)
 	moved = false;
 	forward = true;
 	provenance.active = false;
+	batch_alerts = 0;
+}
+
+/*
+ * A subtransaction begins, or its work is undone: alerts that go with it are
+ * not counted.
+ */
+static void
+batch_subxact(SubXactEvent event)
+{
+	int level = GetCurrentTransactionNestLevel();
+
+	if (event == SUBXACT_EVENT_START_SUB)
+	{
+		if (level >= batch_levels)
+		{
+			int	 levels = Max(2 * level, 16);
+			Size size = levels * sizeof(int64);
+
+			if (batch_saved == NULL)
+				batch_saved = MemoryContextAlloc(TopMemoryContext, size);
+			else
+				batch_saved = repalloc_huge(batch_saved, size);
+			batch_levels = levels;
+		}
+		batch_saved[level] = batch_alerts;
+	}
+	else if (event == SUBXACT_EVENT_ABORT_SUB && level < batch_levels)
+		batch_alerts = batch_saved[level];
 }
 
 /*
@@ -204,6 +239,7 @@ static void
 ledger_subxact_callback(SubXactEvent event, SubTransactionId mine,
 						SubTransactionId parent, void *arg)
 {
+	batch_subxact(event);
 	if (likely(!provenance.active) ||
 		provenance.level < GetCurrentTransactionNestLevel())
 		return;
@@ -489,6 +525,8 @@ alert_write(RuleSet *rs, TupleTableSlot *slot, int64 id, const Epoch *epoch)
 	values[ALERT_FORWARD] = BoolGetDatum(forward);
 	alert_provenance(rs, slot, values, nulls);
 	fraud_table_insert("alerts", ALERT_COLUMNS, values, nulls);
+	if (!nulls[ALERT_SOURCE])
+		batch_alerts++;
 }
 
 /*
@@ -529,6 +567,16 @@ fraud_ledger(PG_FUNCTION_ARGS)
 
 	alert_write(rs, slot, id, epoch);
 	return PointerGetDatum(NULL);
+}
+
+/*
+ * fraud.batch_alerts(): how many alerts this transaction has written of rows
+ * that fraud.begin_batch announced.
+ */
+Datum
+fraud_batch_alerts(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(batch_alerts);
 }
 
 /*

@@ -123,9 +123,14 @@ RELEASE a;
 INSERT INTO stream VALUES (8, 1, 2, 6);
 SAVEPOINT b;
 SELECT fraud.begin_batch('third', 'third-topic', 3, 'cluster-3');
+INSERT INTO stream VALUES (12, 1, 3, 9);
+-- alerts so far, of Kafka's rows; without those that are undone
+SELECT fraud.batch_alerts();
 ROLLBACK TO b;
+SELECT fraud.batch_alerts();
 INSERT INTO stream VALUES (9, 1, 2, 7);
 COMMIT;
+SELECT fraud.batch_alerts();
 INSERT INTO stream VALUES (10, 1, 2, 8);
 SELECT s.id, a.source, a.kafka_topic, a.kafka_partition, a.kafka_offset, substr(a.event_id::text, 15, 1) AS version
   FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id ORDER BY s.id;

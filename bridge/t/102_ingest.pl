@@ -127,6 +127,7 @@ is($http->post("http://127.0.0.1:$port/metrics")->{status}, 405, 'and only GET')
 my $metrics = $get->('/metrics')->{content};
 like($metrics, qr/^\Qfraudbridge_source_$_\E$/m, "metric $_")
   for 'rows_total{source="two"} 3021', 'dead_letters_total{source="two",stage="insert"} 0',
+  'frauds_total{source="one"} 2', 'frauds_total{source="two"} 0',
   'stopped{source="two"} 0', 'partitions_owned{source="two"} 4',
   qq(next_offset{source="two",topic="$topic{two}",partition="3"} 1),
   qq(lag_records{source="two",topic="$topic{two}",partition="3"} 0);

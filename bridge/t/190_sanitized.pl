@@ -4,10 +4,11 @@
 
 use strict;
 use warnings;
+use HTTP::Tiny;
 use Test::More;
 use PgFraud::Bridge;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(free_port need wait_for);
 use PgFraud::Server;
 
 need('kafka');
@@ -77,7 +78,9 @@ $server->sql_is('SELECT count(*) FROM fraud.dead_letters', 16,
 $server->sql_is('SELECT sum(amount) FROM accounts', 4955, 'the last wins');
 
 # Running: configuration changes, another topic, a restart of the server
-my $bridge = PgFraud::Bridge->start($server, $kafka, %run);
+my $port = free_port();
+my $bridge = PgFraud::Bridge->start($server, $kafka, %run,
+	options => ["--metrics-port=$port"]);
 my $more = $kafka->topic('more', partitions => 2);
 $server->sql("SELECT fraud.add_source('more', '$more', 'payments',
 	mapping => '{\"occurred_at\": \"/timestamp\"}')");
@@ -94,6 +97,8 @@ $server->sql_is('SELECT added FROM payments WHERE transaction_id = 101
 	AND source IS NULL', 4, 'a column added while it runs');
 $server->sql("SELECT fraud.drop_source('more')");
 $server->sql("SELECT fraud.replay(id) FROM fraud.dead_letters LIMIT 3");
+ok((wait_for { HTTP::Tiny->new(timeout => 10)->get("http://127.0.0.1:$port/metrics")->{content} =~
+	  /^fraudbridge_kafka_broker_up\{broker="[^"]+"\} 1$/m } 20), 'it tells its metrics');
 sleep(2);
 is($bridge->stop, 0, 'it stops') or diag($bridge->log_text);
 is($bridge->findings, '', 'and nothing is found');
