@@ -170,7 +170,7 @@ typedef struct Writer
 	Mapping *mapping;
 	int		 words;
 	bool	 staged;	   /* through the temporary table */
-	bool	 stage_exists; /* in this session */
+	bool	 stage_exists; /* over this connection */
 	bool	 loadable;	   /* fraud.load_rows() takes the table */
 	bool	 loading;	   /* a chunk is on its way to it */
 	bool	 has_headers;  /* the mapping asks for headers */

@@ -82,7 +82,7 @@ ruleset_relcache_callback(Datum arg, Oid relid)
 }
 
 /*
- * Read all rules again, in this session.
+ * Have this backend read all rules again.
  */
 void
 ruleset_invalidate(void)

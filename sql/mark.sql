@@ -179,4 +179,15 @@ SET client_min_messages = warning;
 SELECT id, fraud_rules FROM mark.clocks ORDER BY id;
 SELECT DISTINCT transaction - 'id' AS transaction FROM fraud.alerts WHERE table_name = 'mark.clocks';
 
+-- rows of logical replication: judged where the triggers are made to fire
+CREATE TABLE replicated (id int, amount numeric);
+SELECT fraud.watch('replicated');
+SELECT fraud.add_rule('replicated', 'large', 'amount > 500');
+SET session_replication_role = replica;
+INSERT INTO replicated VALUES (1, 1000);
+ALTER TABLE replicated ENABLE ALWAYS TRIGGER "~~fraud_mark", ENABLE ALWAYS TRIGGER "~~fraud_ledger";
+INSERT INTO replicated VALUES (2, 1000, false);
+RESET session_replication_role;
+SELECT r.id, r.is_fraud, a.rules FROM replicated r LEFT JOIN fraud.alerts a ON a.id = r.fraud_alert_id ORDER BY r.id;
+
 DROP SCHEMA mark CASCADE;
