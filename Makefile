@@ -18,8 +18,8 @@ test:
 	@bridge/parts/private -w -p kafka -p postgrest -p bigquery \
 		-p postgres -p browser -p webhooks bridge/t/run $(T)
 bench:
-	@bridge/parts/private -p kafka -p clients -p debezium \
-		bridge/bench/run $(ONLY)
+	@bridge/parts/private -p kafka -p postgrest -p clients -p debezium \
+		-o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)
 
 .PHONY: demo test bench
 

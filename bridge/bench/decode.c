@@ -3,7 +3,7 @@
  *		Nanoseconds for a message: decoded and mapped into a row of COPY text,
  *		against jansson's json_loadb() alone.
  *
- *	decode COUNT
+ *	decode COUNT [ROUNDS]
  *
  * Prints "bytes row jansson" for each round: the mean size of a message, and
  * the two times.
@@ -89,6 +89,7 @@ int
 main(int argc, char **argv)
 {
 	long	  count = argc > 1 ? atol(argv[1]) : 1000000;
+	int		  rounds = argc > 2 ? atoi(argv[2]) : 5;
 	Generator generator;
 	Message	 *messages = xcalloc(DISTINCT, sizeof(Message));
 	Mapping	 *mapping = workload_mapping();
@@ -100,7 +101,7 @@ main(int argc, char **argv)
 		workload_message(&generator, (uint64_t) i, &messages[i]);
 		bytes += messages[i].value_len;
 	}
-	for (int round = 0; round < 5; round++)
+	for (int round = 0; round < rounds; round++)
 	{
 		double row = time_rows(mapping, messages, count);
 		double jansson = time_jansson(messages, count / 10);
