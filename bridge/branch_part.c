@@ -173,8 +173,8 @@ find_position(Branch *branch, int32_t id, int64_t *position)
 	buf_init(&name);
 	pg_append_literal(&name, branch->name);
 	snprintf(statement, sizeof(statement),
-			 "SELECT fraud.set_branch_position(%s, %d, %" PRId64 ")",
-			 name.data, id, place.mirror);
+			 "SELECT fraud.set_branch_position(%s, %d, %" PRId64 ")", name.data,
+			 id, place.mirror);
 	buf_free(&name);
 	if (place.requested >= 0)
 		*position = place.requested;
@@ -203,6 +203,31 @@ find_position(Branch *branch, int32_t id, int64_t *position)
 	return true;
 }
 
+/*
+ * Have a producer know the topics.  It would ask for them itself, but only
+ * once a second, and so long the first transaction would wait.
+ */
+static void
+ask_for_topics(const Branch *branch, rd_kafka_t *producer)
+{
+	const char *names[] = {branch->fraud_topic, branch->legit_topic,
+						   branch->dead_letter_topic};
+
+	for (size_t i = 0; i < lengthof(names); i++)
+	{
+		const struct rd_kafka_metadata *metadata;
+		rd_kafka_topic_t			   *topic;
+
+		if (names[i] == NULL)
+			continue;
+		topic = rd_kafka_topic_new(producer, names[i], NULL);
+		if (rd_kafka_metadata(producer, 0, topic, &metadata, CALL_TIMEOUT_MS) ==
+			RD_KAFKA_RESP_ERR_NO_ERROR)
+			rd_kafka_metadata_destroy(metadata);
+		rd_kafka_topic_destroy(topic);
+	}
+}
+
 /* A producer that has fenced the one before; NULL: later */
 static rd_kafka_t *
 open_producer(Branch *branch, int32_t id)
@@ -223,7 +248,10 @@ open_producer(Branch *branch, int32_t id)
 	}
 	if (!producer_failed(rd_kafka_init_transactions(producer, CALL_TIMEOUT_MS),
 						 &code, text, sizeof(text)))
+	{
+		ask_for_topics(branch, producer);
 		return producer;
+	}
 	branch_trouble(branch, "could not begin with Kafka's transactions: %s",
 				   text);
 	producer_destroy(producer);

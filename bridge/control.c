@@ -106,7 +106,6 @@ reload(Control *control)
 static bool
 control_round(Control *control)
 {
-	wait_tick(control);
 	atomic_store(&turned_at, now_ms());
 	atomic_store(&shown_up, control->conn != NULL);
 	if (process_reload_asked())
@@ -130,7 +129,10 @@ control_round(Control *control)
 	}
 	if (control->ready && options()->ingest)
 		manage_sources(control);
-	return !all_at_end(control);
+	if (all_at_end(control))
+		return false;
+	wait_tick(control);
+	return true;
 }
 
 /* End all sources, beating on */

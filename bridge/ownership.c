@@ -336,8 +336,8 @@ ownership_balance(Lane *lane)
 		return false;
 	if (now_ms() < lane->balance_at || atomic_load(&lane->source->missing))
 		return true;
-	lane->balance_at = now_ms() + BALANCE_MS;
 	if (lane->nparts >= quota)
 		return true;
+	lane->balance_at = now_ms() + BALANCE_MS;
 	return take_free(lane, quota - lane->nparts);
 }
