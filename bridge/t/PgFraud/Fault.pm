@@ -1,0 +1,117 @@
+# Kills the bridge, again and again, at steps that are named (t/fault.c) and
+# at random ones, and counts what reached the other side.
+
+package PgFraud::Fault;
+
+use strict;
+use warnings;
+use Cwd qw(abs_path);
+use File::Basename qw(dirname);
+use POSIX qw(WNOHANG);
+use Test::More;
+use Time::HiRes qw(sleep time);
+use PgFraud::Bridge;
+use PgFraud::Part qw(run_dir);
+
+my $library = abs_path(dirname(__FILE__) . '/..') . '/fault.so';
+
+# What the bridge takes from its environment to meet its fault:
+#	env('sent 2 COMMIT'), env(undef, '1 kafka:26', FILE)
+sub env
+{
+	my ($fault, $lost, $log) = @_;
+	die "there is no $library: make -C bridge faults\n" unless -f $library;
+	return { LD_PRELOAD => $library,
+		FRAUD_FAULT => $fault, FRAUD_FAULT_LOST => $lost,
+		FRAUD_FAULT_LOG => $log };
+}
+
+# How many kills a test makes: KILLS, or what is said here
+sub count { return $ENV{KILLS} || $_[0]; }
+
+# Waits for the end; the seconds it took, or undef when it still runs
+sub _ended
+{
+	my ($bridge, $timeout) = @_;
+	my $begin = time();
+	while ($bridge->alive)
+	{
+		return undef if time() - $begin > $timeout;
+		sleep(0.002);
+	}
+	return time() - $begin;
+}
+
+# Kills:
+#	kills => how many,
+#	steps => [ [ name, text to match, which requests (1) ], ... ],
+#	work => sub that makes something to send (called before each start),
+#	start => sub that is given an environment and starts the bridge
+# Each step is met before it, when its request is sent, and when the answer
+# has come, in turn; each tenth kill comes at random.  A test: each of them
+# was met.
+sub kill_at
+{
+	my (%args) = @_;
+	my (%met, @points);
+	foreach my $step (@{ $args{steps} })
+	{
+		my ($name, $text, @numbers) = @$step;
+		foreach my $number (@numbers ? @numbers : 1)
+		{
+			push @points, map { [ $number > 1 ? "$name ($number)" : $name,
+				$_, "$_ $number $text" ] } qw(before sent answered);
+		}
+	}
+	my ($begin, $point, $missed) = (time(), 0, 0);
+	for my $n (1 .. $args{kills})
+	{
+		my ($name, $moment, $fault) = ('at random', '');
+		($name, $moment, $fault) = @{ $points[ $point++ % @points ] }
+		  if $n % 10;
+		$args{work}->($n);
+		my $bridge = $args{start}->($fault ? env($fault) : {});
+		my $ended = _ended($bridge,
+			$fault ? $args{timeout} // 3 : 0.1 + rand($args{random} // 0.4));
+		if ($ended && $bridge->exit_code != 137)
+		{
+			BAIL_OUT("the bridge ended by itself: " . $bridge->log_text);
+		}
+		if (!$ended && $fault)
+		{
+			$missed++;
+			diag("not met: $name, $moment");
+			$name = 'at random';
+		}
+		$met{$name}{$moment}++;
+		$bridge->kill9;
+	}
+	note sprintf('%d kills in %.1f s', $args{kills}, time() - $begin);
+	foreach my $name (sort keys %met)
+	{
+		note "$name: " . join(', ', map { "$met{$name}{$_} $_" }
+			  sort keys %{ $met{$name} });
+	}
+	my $last = $point < @points ? $point - 1 : $#points;
+	is(join(', ', map { "$_->[0] $_->[1]" }
+		grep { !$met{ $_->[0] }{ $_->[1] } } @points[ 0 .. $last ]), '',
+		"$args{kills} kills, each step met" . ($missed ? ", $missed late" : ""));
+}
+
+# A test by ids: what was wanted has come, each once
+sub each_once
+{
+	my ($want, $got, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my (%count, %want);
+	$count{$_}++ foreach @$got;
+	$want{$_} = 1 foreach @$want;
+	my $lost = grep { !$count{$_} } keys %want;
+	my $twice = grep { $_ > 1 } values %count;
+	my $strange = grep { !$want{$_} } keys %count;
+	return is("$lost lost, $twice twice, $strange strange of " . keys(%want),
+		'0 lost, 0 twice, 0 strange of ' . @$want, "$name: " . @$want
+		  . ' ids, 0 lost, 0 twice');
+}
+
+1;

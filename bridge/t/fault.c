@@ -1,0 +1,246 @@
+/*
+ * fault.c
+ *		Kills a program at a step that a test names.
+ *
+ * Preloaded by tests, it watches what the program sends to and receives from
+ * its servers.  Each step that changes anything outside is a request, and
+ * there are three moments of one: before it is sent, when it was sent and
+ * nothing has been answered, and when the answer has come and nothing was
+ * made of it yet.  The program itself knows nothing of this.
+ *
+ *	FRAUD_FAULT="before|sent|answered NUMBER WHAT"
+ *
+ * The NUMBERth request that matches is meant.  WHAT is a text that it has, or
+ * kafka:KEY, a request of Kafka's with this API key.
+ *
+ *	FRAUD_FAULT_LOST="NUMBER WHAT"
+ *
+ * The answer to that request is lost: the connection is shut down instead.
+ * FRAUD_FAULT_LOG names a file to which "done" is written when it happened.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define HEAD 14 /* of Kafka's requests: size, key, version, number, length */
+
+typedef enum Moment
+{
+	NEVER,
+	BEFORE,
+	SENT,
+	ANSWERED,
+	LOST
+} Moment;
+
+static Moment	   moment = NEVER;
+static int		   number = 1;
+static int		   kafka_key = -1;
+static const char *text;
+static const char *log_name;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int			   seen = 0;
+static int			   awaited = -1;	/* socket that the answer comes by */
+static uint32_t		   correlation = 0; /* of the Kafka request */
+
+/* Read the variables of the environment, before main() runs */
+__attribute__((constructor)) static void
+read_fault(void)
+{
+	const char *fault = getenv("FRAUD_FAULT");
+	const char *lost = getenv("FRAUD_FAULT_LOST");
+	static char word[16];
+	int			at = 0;
+
+	log_name = getenv("FRAUD_FAULT_LOG");
+	if (lost != NULL && sscanf(lost, "%d %n", &number, &at) == 1 && at > 0)
+	{
+		moment = LOST;
+		text = lost + at;
+	}
+	else if (fault != NULL &&
+			 sscanf(fault, "%15s %d %n", word, &number, &at) == 2 && at > 0)
+	{
+		moment = strcmp(word, "before") == 0 ? BEFORE
+				 : strcmp(word, "sent") == 0 ? SENT
+											 : ANSWERED;
+		text = fault + at;
+	}
+	if (text != NULL && strncmp(text, "kafka:", 6) == 0)
+		kafka_key = (int) strtol(text + 6, NULL, 10);
+}
+
+/* Tell the test that it happened */
+static void
+write_log(void)
+{
+	int fd = log_name != NULL
+				 ? open(log_name, O_WRONLY | O_CREAT | O_APPEND, 0666)
+				 : -1;
+
+	if (fd >= 0)
+	{
+		(void) !write(fd, "done\n", 5);
+		close(fd);
+	}
+}
+
+/* The end, as by kill -9 */
+static void
+die(void)
+{
+	write_log();
+	kill(getpid(), SIGKILL);
+	for (;;)
+		pause();
+}
+
+/* Is this the beginning of a Kafka request with the key? */
+static bool
+is_kafka(const unsigned char *data, size_t len)
+{
+	static const char client[] = "fraudbridge";
+	uint16_t		  key;
+
+	if (len < HEAD + sizeof(client) - 1 ||
+		memcmp(data + HEAD, client, sizeof(client) - 1) != 0)
+		return false;
+	memcpy(&key, data + 4, sizeof(key));
+	if (ntohs(key) != kafka_key)
+		return false;
+	memcpy(&correlation, data + 8, sizeof(correlation));
+	return true;
+}
+
+/* Is this the request?  Called before it is sent. */
+static bool
+is_meant(int fd, const void *data, size_t len)
+{
+	bool found;
+
+	if (moment == NEVER)
+		return false;
+	pthread_mutex_lock(&lock);
+	found = awaited < 0 &&
+			(kafka_key >= 0 ? is_kafka(data, len)
+							: memmem(data, len, text, strlen(text)) != NULL) &&
+			++seen == number;
+	if (found && moment == BEFORE)
+		die();
+	if (found)
+		awaited = fd;
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
+/* The request was sent */
+static void
+was_sent(bool meant, ssize_t len)
+{
+	if (meant && len > 0 && moment == SENT)
+		die();
+}
+
+/* Something was received; true: it is to be lost */
+static bool
+was_received(int fd, const void *data, ssize_t len)
+{
+	bool answer;
+
+	if (moment < ANSWERED || len <= 0)
+		return false;
+	pthread_mutex_lock(&lock);
+	answer = fd == awaited &&
+			 (kafka_key < 0 || memmem(data, (size_t) len, &correlation,
+									  sizeof(correlation)) != NULL);
+	if (answer && moment == ANSWERED)
+		die();
+	if (answer)
+	{
+		awaited = -1;
+		moment = NEVER;
+		write_log();
+		shutdown(fd, SHUT_RDWR);
+	}
+	pthread_mutex_unlock(&lock);
+	return answer;
+}
+
+/* ---- the functions that programs and libraries call ---- */
+
+/* The function that comes after ours */
+static void *
+original(void **cache, const char *name)
+{
+	if (*cache == NULL)
+		*cache = dlsym(RTLD_NEXT, name);
+	return *cache;
+}
+
+ssize_t
+send(int fd, const void *data, size_t len, int flags)
+{
+	static void *cache;
+	ssize_t (*next)(int, const void *, size_t, int) = original(&cache, "send");
+	bool	meant = is_meant(fd, data, len);
+	ssize_t sent = next(fd, data, len, flags);
+
+	was_sent(meant, sent);
+	return sent;
+}
+
+ssize_t
+sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+	static void *cache;
+	ssize_t (*next)(int, const struct msghdr *, int) =
+		original(&cache, "sendmsg");
+	bool meant = msg->msg_iovlen > 0 && is_meant(fd, msg->msg_iov[0].iov_base,
+												 msg->msg_iov[0].iov_len);
+	ssize_t sent = next(fd, msg, flags);
+
+	was_sent(meant, sent);
+	return sent;
+}
+
+ssize_t
+recv(int fd, void *data, size_t len, int flags)
+{
+	static void *cache;
+	ssize_t (*next)(int, void *, size_t, int) = original(&cache, "recv");
+	ssize_t got = next(fd, data, len, flags);
+
+	if (!was_received(fd, data, got))
+		return got;
+	errno = ECONNRESET;
+	return -1;
+}
+
+ssize_t
+recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	static void *cache;
+	ssize_t (*next)(int, struct msghdr *, int) = original(&cache, "recvmsg");
+	ssize_t got = next(fd, msg, flags);
+
+	if (msg->msg_iovlen == 0 || got <= 0 ||
+		!was_received(fd, msg->msg_iov[0].iov_base,
+					  (ssize_t) msg->msg_iov[0].iov_len < got
+						  ? (ssize_t) msg->msg_iov[0].iov_len
+						  : got))
+		return got;
+	errno = ECONNRESET;
+	return -1;
+}
