@@ -275,6 +275,30 @@ fraud_tally_result(PG_FUNCTION_ARGS)
 /* ---- the query ---- */
 
 /*
+ * COLLATE clauses are gone from a compiled expression, and the parser, who
+ * will look for its collations again, must find those that they asked for.
+ */
+static Node *
+collation_mutator(Node *node, void *context)
+{
+	Node *copy = expression_tree_mutator(node, collation_mutator, context);
+	CollateExpr *collate;
+	Oid			 usual = InvalidOid;
+
+	if (copy != NULL && IsA(copy, RelabelType))
+		usual = exprCollation((Node *) ((RelabelType *) copy)->arg);
+	else if (copy != NULL && IsA(copy, Const))
+		usual = get_typcollation(((Const *) copy)->consttype);
+	if (!OidIsValid(usual) || exprCollation(copy) == usual)
+		return copy;
+	collate = makeNode(CollateExpr);
+	collate->arg = (Expr *) copy;
+	collate->collOid = exprCollation(copy);
+	collate->location = -1;
+	return (Node *) collate;
+}
+
+/*
  * $1 in the query is the condition
  */
 static Node *
@@ -282,7 +306,8 @@ condition_param(ParseState *pstate, ParamRef *ref)
 {
 	Backtest *test = (Backtest *) pstate->p_ref_hook_state;
 
-	return ref->number == 1 ? copyObject(test->condition) : NULL;
+	return ref->number == 1 ? collation_mutator((Node *) test->condition, NULL)
+							: NULL;
 }
 
 static void

@@ -2,7 +2,8 @@
  * judge.c
  *
  * Slot and ruleset to verdict: the hot path.  Each rule is an expression
- * state that was prepared once; a simple one costs about 30 ns a row.
+ * state that was prepared once, which costs some 50 ns a row, or plain.c's
+ * test, which costs a fraction of it.
  *
  * Rules that can raise an error run after the others, inside one internal
  * subtransaction a row, so that an error costs the rule and not the row.
@@ -42,8 +43,12 @@ static inline Fired
 judge_rule(Rule *rule, ExprContext *econtext)
 {
 	bool  isnull;
-	Datum result = ExecEvalExpr(rule->state, econtext, &isnull);
+	Datum result;
 
+	if (rule->plain != NULL)
+		return plain_is_true(rule->plain, econtext->ecxt_scantuple) ? FIRED_YES
+																	: FIRED_NO;
+	result = ExecEvalExpr(rule->state, econtext, &isnull);
 	return !isnull && DatumGetBool(result) ? FIRED_YES : FIRED_NO;
 }
 

@@ -12,6 +12,7 @@
  *	rulecache.c	cached and invalidated
  *	inspect.c	what is wrong with a condition, which columns it reads
  *	setting.c	the fixed settings under which rules compile and run
+ *	plain.c		conditions without the expression interpreter
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	load.c		many rows at once, for the bridge
@@ -93,6 +94,13 @@ extern void rule_validate(Relation rel, const char *condition);
  */
 extern ExprState *rule_init(Expr *expr);
 
+/* ---- plain.c: conditions without the expression interpreter ---- */
+
+typedef struct Plain Plain;
+
+extern Plain *plain_compile(Expr *expr);
+extern bool plain_is_true(const Plain *plain, TupleTableSlot *slot);
+
 /* ---- helper_call.c: calls of helpers in rules ---- */
 
 struct ParseState;
@@ -154,6 +162,7 @@ typedef struct Rule
 	RuleCode   *code;			/* NULL in a set of ruleset_of_condition */
 	Expr	   *expr;			/* NULL if broken */
 	ExprState  *state;			/* NULL if broken or braked */
+	Plain	   *plain;			/* does the same faster, NULL if it cannot */
 } Rule;
 
 /*

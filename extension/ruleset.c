@@ -407,6 +407,7 @@ rule_build(Rule *rule, Relation rel)
 	rule->expr = rule_compile(rel, rule->condition);
 	rule_traits((Node *) rule->expr, &rule->traits);
 	rule->state = rule_init(rule->expr);
+	rule->plain = plain_compile(rule->expr);
 }
 
 /*
@@ -446,6 +447,7 @@ rule_build_guarded(Rule *rule, Relation rel, MemoryContext in_context)
 	rule->error = MemoryContextStrdup(in_context, edata->message);
 	rule->expr = NULL;
 	rule->state = NULL;
+	rule->plain = NULL;
 	FreeErrorData(edata);
 }
 
@@ -507,6 +509,7 @@ ruleset_take_over(RuleSet *rs, const RuleSet *donor)
 		rule->code = old->code;
 		rule->traits = old->traits;
 		rule->expr = old->expr;
+		rule->plain = old->plain;
 		rule->state = old->code->state;
 	}
 }
