@@ -64,15 +64,23 @@ static const char no_review[] =
 	"NULL::text AS reviewed_by, NULL::text AS actor, "
 	"NULL::timestamptz AS reviewed_at, NULL::text AS note) AS r";
 
-/* The name of a reading statement */
-static const char *
-statement_name(bool reviews, bool history, bool bare)
+/* What is read by a statement */
+typedef enum Range
 {
-	static const char *const names[] = {
-		"alerts",  "alerts_bare",  "alert_history",	 "alert_history_bare",
-		"reviews", "reviews_bare", "review_history", "review_history_bare"};
+	RANGE_INTERVAL, /* between two snapshots */
+	RANGE_TAIL,		/* the same, from behind the old one's transactions */
+	RANGE_HISTORY,	/* by id */
+	RANGES
+} Range;
 
-	return names[(reviews ? 4 : 0) + (history ? 2 : 0) + (bare ? 1 : 0)];
+/* The name of a reading statement */
+static void
+statement_name(bool reviews, Range range, bool bare, char *name, size_t size)
+{
+	static const char *const ranges[RANGES] = {"interval", "tail", "history"};
+
+	snprintf(name, size, "%s_%s%s", reviews ? "review" : "alert", ranges[range],
+			 bare ? "_bare" : "");
 }
 
 /* Append what the sink wants of the rows "t" */
@@ -100,33 +108,43 @@ append_filter(Buffer *sql, bool reviews, const LedgerFilter *filter)
  * Append the rows between the snapshots $1 and s.snapshot, from ($3, $4).
  * Each scan has one lower bound, on both columns: with two of them the index
  * may be entered at the weaker one, and with "xid =" the planner may take the
- * order of the primary key for the better way.
+ * order of the primary key for the better way.  The tail is what is left when
+ * the transactions are done that were in progress in the old snapshot: its
+ * rows come from the index as they are sent, without a sort.
  */
 static void
-append_interval(Buffer *sql, bool reviews, const LedgerFilter *filter)
+append_interval(Buffer *sql, bool reviews, bool tail,
+				const LedgerFilter *filter)
 {
 	const char		 *table = reviews ? "fraud.reviews" : "fraud.alerts";
 	static const char again[] = "($9 IS NULL OR (t.xid, t.id) <= ($9, $10))";
 
+	if (!tail)
+	{
+		buf_printf(
+			sql,
+			"(SELECT x.* FROM pg_snapshot_xip($1) AS o (xid) CROSS JOIN "
+			"LATERAL (SELECT t.* FROM %s AS t WHERE (t.xid, t.id) > (o.xid, "
+			"CASE WHEN o.xid = $3 THEN $4 ELSE 0 END) AND (t.xid, t.id) <= "
+			"(o.xid, 9223372036854775807) AND %s",
+			table, again);
+		append_filter(sql, reviews, filter);
+		buf_append_str(sql,
+					   " ORDER BY t.xid, t.id LIMIT $7) AS x WHERE o.xid >= $3 "
+					   "AND pg_visible_in_snapshot(o.xid, s.snapshot)) UNION "
+					   "ALL (");
+	}
 	buf_printf(sql,
-			   "(SELECT x.* FROM pg_snapshot_xip($1) AS o (xid) CROSS JOIN "
-			   "LATERAL (SELECT t.* FROM %s AS t WHERE (t.xid, t.id) > (o.xid, "
-			   "CASE WHEN o.xid = $3 THEN $4 ELSE 0 END) AND (t.xid, t.id) <= "
-			   "(o.xid, 9223372036854775807) AND %s",
-			   table, again);
-	append_filter(sql, reviews, filter);
-	buf_printf(sql,
-			   " ORDER BY t.xid, t.id LIMIT $7) AS x WHERE o.xid >= $3 AND "
-			   "pg_visible_in_snapshot(o.xid, s.snapshot)) UNION ALL "
-			   "(SELECT t.* FROM %s AS t WHERE (t.xid, t.id) > "
+			   "SELECT t.* FROM %s AS t WHERE (t.xid, t.id) > "
 			   "(GREATEST($3, pg_snapshot_xmax($1)), CASE WHEN $3 >= "
 			   "pg_snapshot_xmax($1) THEN $4 ELSE 0 END) "
 			   "AND t.xid < pg_snapshot_xmax(s.snapshot) AND "
 			   "pg_visible_in_snapshot(t.xid, s.snapshot) AND %s",
 			   table, again);
 	append_filter(sql, reviews, filter);
-	buf_append_str(sql, " ORDER BY t.xid, t.id LIMIT $7) ORDER BY xid, id "
-						"LIMIT $7");
+	buf_append_str(sql, " ORDER BY t.xid, t.id LIMIT $7");
+	if (!tail)
+		buf_append_str(sql, ") ORDER BY xid, id LIMIT $7");
 }
 
 /* Append the rows that s.snapshot sees, from the id $4 */
@@ -143,65 +161,68 @@ append_history(Buffer *sql, bool reviews, const LedgerFilter *filter)
 	buf_append_str(sql, " ORDER BY t.id LIMIT $7");
 }
 
-/* Append what an event consists of */
+/*
+ * Append what an event consists of.  What follows from other columns is left
+ * out for an alert: there may be a million of them.
+ */
 static void
 append_event(Buffer *sql, bool reviews, const char *key, const char *value,
 			 const char *known)
 {
 	const char *age = reviews ? "r.reviewed_at" : "a.detected_at";
 
+	if (reviews)
+		buf_append_str(sql, "SELECT r.xid, r.id, CASE r.status WHEN 'cleared' "
+							"THEN 'cleared' ELSE 'review' END AS event, a.id "
+							"AS alert_id, a.event_id, a.event_id::text || '.' "
+							"|| r.id AS delivery_id, ");
+	else
+		buf_append_str(sql, "SELECT a.xid, a.id, NULL::text AS event, "
+							"NULL::bigint AS alert_id, a.event_id, NULL::text "
+							"AS delivery_id, ");
 	buf_printf(sql,
-			   "SELECT %s.xid, %s.id, %s AS event, a.id AS alert_id, "
-			   "a.event_id, %s AS delivery_id, (%s < s.since) IS TRUE AS skip, "
+			   "CASE WHEN %s < s.since THEN true END AS skip, "
 			   "CASE WHEN %s < s.since THEN NULL ELSE %s END AS key, "
 			   "CASE WHEN %s < s.since THEN NULL ELSE %s END AS value, ",
-			   reviews ? "r" : "a", reviews ? "r" : "a",
-			   reviews ? "CASE r.status WHEN 'cleared' THEN 'cleared' ELSE "
-						 "'review' END"
-					   : "'alert'",
-			   reviews ? "a.event_id::text || '.' || r.id" : "a.event_id::text",
 			   age, age, key, age, value);
 	if (known != NULL)
-		buf_printf(sql, "(a.transaction - %s) <> '{}' AS more", known);
+		buf_printf(sql,
+				   "CASE WHEN (a.transaction - %s) <> '{}' THEN true END AS "
+				   "more",
+				   known);
 	else
-		buf_append_str(sql, "false AS more");
+		buf_append_str(sql, "NULL::boolean AS more");
 }
 
 /*
  * Put together a reading statement.  The sum of the values' sizes cuts the
- * page where it exceeds $8, in the server: nothing larger comes here.
+ * page where it exceeds $8, in the server: nothing larger comes here.  The
+ * snapshot is told when it is not ours.
  */
 static void
-build_statement(Buffer *sql, bool reviews, bool history,
+build_statement(Buffer *sql, bool reviews, Range range,
 				const LedgerFilter *filter, const char *key, const char *value,
 				const char *known)
 {
-	const char *order = history ? "p.id" : "p.xid, p.id";
-
 	buf_append_str(sql,
-				   "SELECT s.snapshot, s.since, q.xid, q.id, q.event, "
-				   "q.alert_id, q.event_id, q.delivery_id, q.skip, q.key, "
-				   "q.value, q.more FROM (SELECT COALESCE($2, "
-				   "pg_current_snapshot()) AS snapshot, COALESCE($6, now() - "
-				   "$12) AS since) AS s LEFT JOIN LATERAL (SELECT p.*, "
-				   "COALESCE(octet_length(p.value), 0) AS size, ");
-	buf_printf(sql,
-			   "sum(COALESCE(octet_length(p.value), 0)) OVER (ORDER BY %s) AS "
-			   "total, row_number() OVER (ORDER BY %s) AS place FROM (",
-			   order, order);
+				   "SELECT CASE WHEN $2 IS NULL THEN s.snapshot END, s.since, "
+				   "p.* FROM (SELECT COALESCE($2, pg_current_snapshot()) AS "
+				   "snapshot, COALESCE($6, now() - $12) AS since OFFSET 0) AS "
+				   "s LEFT JOIN LATERAL (SELECT q.* FROM (");
 	append_event(sql, reviews, key, value, known);
-	buf_printf(sql, " FROM (");
-	if (history)
+	buf_append_str(sql, " FROM (");
+	if (range == RANGE_HISTORY)
 		append_history(sql, reviews, filter);
 	else
-		append_interval(sql, reviews, filter);
+		append_interval(sql, reviews, range == RANGE_TAIL, filter);
+	buf_printf(sql, ") AS %s %s", reviews ? "r" : "a",
+			   reviews ? "JOIN fraud.alerts AS a ON a.id = r.alert_id ORDER BY "
+					   : no_review);
+	if (reviews)
+		buf_append_str(sql, range == RANGE_HISTORY ? "r.id" : "r.xid, r.id");
 	/* OFFSET 0: a value is made once, not for each place that speaks of it */
-	buf_printf(
-		sql,
-		") AS %s %s OFFSET 0) AS p) AS q ON q.total <= $8 OR q.place = 1 "
-		"ORDER BY q.place",
-		reviews ? "r" : "a",
-		reviews ? "JOIN fraud.alerts AS a ON a.id = r.alert_id" : no_review);
+	buf_append_str(sql, " OFFSET 0) AS q WHERE fraud.page_fits("
+						"octet_length(q.value), $8)) AS p ON true");
 }
 
 /* Prepare one reading statement */
@@ -244,20 +265,21 @@ ledger_prepare(PGconn *conn, const SinkKind *kind, Sink *sink,
 		"DEALLOCATE ALL; SET enable_seqscan = off; SET "
 		"enable_bitmapscan = off; SET jit = off; SET "
 		"plan_cache_mode = force_generic_plan; SET work_mem = '64MB'");
-	for (int i = 0; ok && i < 8; i++)
+	for (int i = 0; ok && i < 4 * RANGES; i++)
 	{
-		bool   reviews = (i & 4) != 0;
-		bool   history = (i & 2) != 0;
+		bool   reviews = (i & 2) != 0;
 		bool   bare = (i & 1) != 0;
+		Range  range = (Range) (i / 4);
+		char   name[32];
 		Buffer sql;
 
 		buf_init(&sql);
-		build_statement(&sql, reviews, history, filter,
+		build_statement(&sql, reviews, range, filter,
 						bare || key.len == 0 ? "NULL::text" : key.data,
 						bare ? "NULL::text" : value.data,
 						bare || known.len == 0 ? NULL : known.data);
-		ok = prepare_statement(conn, statement_name(reviews, history, bare),
-							   sql.data, err);
+		statement_name(reviews, range, bare, name, sizeof(name));
+		ok = prepare_statement(conn, name, sql.data, err);
 		buf_free(&sql);
 	}
 	buf_free(&key);
@@ -420,27 +442,42 @@ ledger_page_free(LedgerPage *page)
 	memset(page, 0, sizeof(*page));
 }
 
+/* Is a column true? */
+static bool
+is_true(const PGresult *res, int row, int column)
+{
+	return !PQgetisnull(res, row, column) &&
+		   PQgetvalue(res, row, column)[0] == 't';
+}
+
 /* Make an event of a row */
 static void
 take_event(const PGresult *res, int row, bool reviews, SinkEvent *event)
 {
-	event->event = PQgetvalue(res, row, C_EVENT);
-	event->alert_id = number(res, row, C_ALERT_ID);
+	event->event = reviews ? PQgetvalue(res, row, C_EVENT) : "alert";
+	event->alert_id = number(res, row, reviews ? C_ALERT_ID : C_ID);
 	event->review_id = reviews ? number(res, row, C_ID) : 0;
 	event->event_id = PQgetvalue(res, row, C_EVENT_ID);
-	event->delivery_id = PQgetvalue(res, row, C_DELIVERY_ID);
+	event->delivery_id =
+		PQgetvalue(res, row, reviews ? C_DELIVERY_ID : C_EVENT_ID);
 	event->key = field(res, row, C_KEY);
 	event->value = field(res, row, C_VALUE);
 	event->value_len = (size_t) PQgetlength(res, row, C_VALUE);
-	event->more = PQgetvalue(res, row, C_MORE)[0] == 't';
+	event->more = is_true(res, row, C_MORE);
 }
 
 /* Make a page of a result; a result of no row has one without an id */
 static void
-take_page(PGresult *res, bool reviews, LedgerPage *page)
+take_page(PGresult *res, const Cursor *cursor, int max_rows, size_t max_bytes,
+		  LedgerPage *page)
 {
+	bool   reviews = cursor->reviews;
+	size_t bytes = 0;
+
 	page->res = res;
-	page->snapshot = xstrdup(field(res, 0, C_SNAPSHOT));
+	page->snapshot =
+		xstrdup(cursor->new_snapshot != NULL ? cursor->new_snapshot
+											 : field(res, 0, C_SNAPSHOT));
 	page->since = xstrdup(field(res, 0, C_SINCE));
 	page->nrows = field(res, 0, C_ID) != NULL ? PQntuples(res) : 0;
 	if (page->nrows == 0)
@@ -448,17 +485,38 @@ take_page(PGresult *res, bool reviews, LedgerPage *page)
 	page->events = xcalloc((size_t) page->nrows, sizeof(SinkEvent));
 	for (int i = 0; i < page->nrows; i++)
 	{
-		int64_t alert_id = number(res, i, C_ALERT_ID);
+		int64_t alert_id = number(res, i, reviews ? C_ALERT_ID : C_ID);
 
 		if (alert_id > page->max_alert_id)
 			page->max_alert_id = alert_id;
-		if (PQgetvalue(res, i, C_SKIP)[0] != 't')
+		bytes += (size_t) PQgetlength(res, i, C_VALUE);
+		if (!is_true(res, i, C_SKIP))
 			take_event(res, i, reviews, &page->events[page->nevents++]);
 	}
+	/* what would not fit is not known, but is less than half as a rule */
+	page->full = page->nrows >= max_rows || bytes > max_bytes / 2;
 	page->first_id = number(res, 0, C_ID);
 	page->last_id = number(res, page->nrows - 1, C_ID);
 	page->last_xid =
 		strtoull(PQgetvalue(res, page->nrows - 1, C_XID), NULL, 10);
+}
+
+/* Which statement reads on from the cursor? */
+static Range
+range_of(const Cursor *cursor)
+{
+	const char *xmax;
+	const char *xip;
+
+	if (cursor->history)
+		return RANGE_HISTORY;
+	/* xmin:xmax:xip,xip */
+	xmax = strchr(cursor->old_snapshot, ':');
+	if (xmax == NULL || (xip = strchr(xmax + 1, ':')) == NULL)
+		return RANGE_INTERVAL;
+	return xip[1] == '\0' || cursor->last_xid >= strtoull(xmax + 1, NULL, 10)
+			   ? RANGE_TAIL
+			   : RANGE_INTERVAL;
 }
 
 /*
@@ -479,6 +537,7 @@ ledger_read(PGconn *conn, const Cursor *cursor, const LedgerFilter *filter,
 	char		batch_xid[24];
 	char		batch_id[24];
 	char		from[24];
+	char		name[32];
 	const char *params[NPARAMS] = {NULL};
 	PGresult   *res;
 
@@ -503,16 +562,15 @@ ledger_read(PGconn *conn, const Cursor *cursor, const LedgerFilter *filter,
 	params[P_FROM] = from;
 	params[P_AGE] = again ? NULL : filter->max_age;
 
-	res = PQexecPrepared(conn,
-						 statement_name(cursor->reviews, cursor->history, bare),
-						 NPARAMS, params, NULL, NULL, 0);
+	statement_name(cursor->reviews, range_of(cursor), bare, name, sizeof(name));
+	res = PQexecPrepared(conn, name, NPARAMS, params, NULL, NULL, 0);
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 	{
 		pg_error_get(conn, res, err);
 		PQclear(res);
 		return false;
 	}
-	take_page(res, cursor->reviews, page);
+	take_page(res, cursor, rows, max_bytes, page);
 	return true;
 }
 

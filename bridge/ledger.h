@@ -55,6 +55,7 @@ typedef struct LedgerPage
 	SinkEvent *events;
 	int		   nevents;
 	int		   nrows; /* with those skipped */
+	bool	   full;  /* it was cut: there may be more */
 	char	  *snapshot;
 	char	  *since;
 	int64_t	   first_id;

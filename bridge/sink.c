@@ -26,16 +26,15 @@
  * decision on an alert says what it is first.
  */
 const char sink_alert_json[] =
-	"(CASE WHEN r.id IS NULL THEN json_build_object('id', a.id, 'event_id', "
-	"a.event_id, 'table', a.table_name, 'detected_at', a.detected_at, "
-	"'occurred_at', a.occurred_at, 'score', a.score, 'rules', a.rules, "
-	"'transaction', a.transaction) ELSE json_build_object('event', CASE "
+	"(CASE WHEN r.id IS NULL THEN fraud.alert_json(a.id, a.event_id, "
+	"a.table_name, a.detected_at, a.occurred_at, a.score, a.rules, "
+	"a.transaction) ELSE json_build_object('event', CASE "
 	"r.status WHEN 'cleared' THEN 'cleared' ELSE 'review' END, 'review_id', "
 	"r.id, 'status', r.status, 'reviewed_by', r.reviewed_by, 'reviewed_at', "
 	"r.reviewed_at, 'note', r.note, 'id', a.id, 'event_id', a.event_id, "
 	"'table', a.table_name, 'detected_at', a.detected_at, 'occurred_at', "
 	"a.occurred_at, 'score', a.score, 'rules', a.rules, 'transaction', "
-	"a.transaction) END)::text";
+	"a.transaction)::text END)";
 
 /* Note why an event will never be accepted */
 void

@@ -94,6 +94,7 @@ typedef struct SinkKind
 	int			max_rows;	 /* of a batch */
 	size_t		max_bytes;	 /* sum of the values of a batch */
 	int			max_refused; /* in a row: then it is not the rows' fault */
+	bool		ahead; /* send() leaves conn alone: read on it meanwhile */
 
 	/* Check options, connect, prepare the receiver; *sink is set if DONE */
 	SinkResult (*open)(const SinkSetup *setup, Sink **sink, SinkError *err);

@@ -14,6 +14,7 @@
 #include <sys/random.h>
 
 #define CAREFUL_ROWS 500 /* read one by one after a row that fails */
+#define FIRST_ROWS 1000	 /* of a page; more when they are small */
 
 /* A random uuid, version 4 */
 static void
@@ -140,20 +141,42 @@ end_batch(Work *work, const LedgerPage *page)
 	return refused > 0 ? keep_refused(work, page) : STEP_MORE;
 }
 
-/* Send a batch until it is done */
+/* Are they all refused, and so many in a row that it is not their fault? */
+static Step
+check_refused(Work *work, const LedgerPage *page)
+{
+	SinkError err = {0};
+	int		  refused = 0;
+
+	for (int i = 0; i < page->nevents; i++)
+		refused += page->events[i].refused != NULL;
+	if (refused < page->nevents ||
+		work->refused_run + refused < work->kind->max_refused)
+		return STEP_MORE;
+	sink_error(&err, "%d rows in a row were refused, the last: %s",
+			   work->refused_run + refused, page->events[refused - 1].refused);
+	return work_stop(work, &err);
+}
+
+/* Send a batch until it is done; meanwhile the next is read */
 static Step
 send_batch(Work *work, LedgerPage *page, bool again)
 {
 	SinkBatch batch = {work->cursor.batch, again, page->events, page->nevents};
+	Step	  step;
 
 	for (;;)
 	{
 		SinkError  err = {0};
-		SinkResult result = work->kind->send(work->sink, &batch, &err);
-		Step	   step;
+		SinkResult result;
 
+		if (!batch.again && page->full)
+			ahead_start(work, page);
+		result = work->kind->send(work->sink, &batch, &err);
+		ahead_join(work);
 		if (result == SINK_DONE)
 			break;
+		ahead_drop(work);
 		if (result == SINK_STOP)
 			return work_stop(work, &err);
 		if (work_cancelled(work->runner))
@@ -169,23 +192,8 @@ send_batch(Work *work, LedgerPage *page, bool again)
 			return STEP_REOPEN;
 		batch.again = true;
 	}
-	if (work->refused_run + page->nevents >= work->kind->max_refused)
-	{
-		int refused = 0;
-
-		for (int i = 0; i < page->nevents; i++)
-			refused += page->events[i].refused != NULL;
-		if (refused == page->nevents)
-		{
-			SinkError err = {0};
-
-			sink_error(&err, "%d rows in a row were refused, the last: %s",
-					   work->refused_run + refused,
-					   page->events[refused - 1].refused);
-			return work_stop(work, &err);
-		}
-	}
-	return end_batch(work, page);
+	step = check_refused(work, page);
+	return step == STEP_MORE ? end_batch(work, page) : step;
 }
 
 /* Has a row a field that the sink does not know though the table does? */
@@ -239,18 +247,120 @@ end_stage(Work *work, const LedgerPage *page)
 	return STEP_IDLE;
 }
 
-/* Read what comes next and deal with it */
+/*
+ * How many rows the next page shall have: about as many as its bytes allow,
+ * so that no values are made only to be cut off.
+ */
+static void
+adapt_page_rows(Work *work, const LedgerPage *page)
+{
+	int64_t rows = page->nrows;
+
+	if (rows == 0)
+		return;
+	if (rows < work->page_rows && page->full)
+		rows += rows / 4 + 1; /* cut by its bytes */
+	else
+		rows = (int64_t) work->page_rows * 2;
+	work->page_rows =
+		rows < work->kind->max_rows ? (int) rows : work->kind->max_rows;
+}
+
+/*
+ * The sink's expression fails on a row: find it, one by one.  That one is
+ * read without the expression, and kept as refused.
+ */
+static Step
+read_carefully(Work *work, LedgerPage *page)
+{
+	Cursor *cursor = &work->cursor;
+	char	text[1200];
+
+	if (pg_error_class(work->err.sqlstate) != PG_FAULT_ROW)
+		return STEP_DATABASE;
+	if (cursor->batch[0] != '\0' || work->careful == 0)
+	{
+		cursor->batch[0] = '\0';
+		work->careful = CAREFUL_ROWS;
+		return STEP_MORE;
+	}
+	pg_error_text(&work->err, text, sizeof(text));
+	if (!ledger_read(work->conn, cursor, &work->filter, 1,
+					 work->kind->max_bytes, true, page, &work->err))
+		return STEP_DATABASE;
+	if (page->nevents > 0)
+		sink_refuse(&page->events[0], "%s", text);
+	return STEP_MORE;
+}
+
+/* Read what comes next; a page without result says that it is to be retried */
+static Step
+read_page(Work *work, LedgerPage *page)
+{
+	Cursor *cursor = &work->cursor;
+	bool	again = cursor->batch[0] != '\0';
+	Step	step = STEP_MORE;
+
+	if (!ahead_take(work, page) &&
+		!ledger_read(work->conn, cursor, &work->filter,
+					 work->careful > 0 ? 1 : work->page_rows,
+					 work->kind->max_bytes, false, page, &work->err))
+		step = read_carefully(work, page);
+	if (page->res == NULL)
+		return step;
+	if (work->careful > 0)
+		work->careful--;
+	else if (!again)
+		adapt_page_rows(work, page);
+	if (again && page->nrows != cursor->batch_rows)
+		log_warning("sink \"%s\": batch %s had %d rows, the ledger now has %d "
+					"of them",
+					work->name, cursor->batch, cursor->batch_rows, page->nrows);
+	return step;
+}
+
+/* Deal with a page that was read */
+static Step
+deal_with(Work *work, LedgerPage *page)
+{
+	bool again = work->cursor.batch[0] != '\0';
+	Step step = STEP_MORE;
+
+	if (again && page->nrows == 0)
+	{
+		work->cursor.batch[0] = '\0';
+		return STEP_MORE;
+	}
+	if (page->nrows == 0)
+		return end_stage(work, page);
+	if (page->nevents == 0)
+	{
+		pass_page(work, page);
+		return STEP_MORE;
+	}
+	if (!again && fields_missing(work, page))
+		return STEP_REOPEN;
+	if (!again)
+		step = begin_batch(work, page);
+	return step == STEP_MORE ? send_batch(work, page, again) : step;
+}
+
+/* Read what comes next and send it */
 Step
 work_step(Work *work)
 {
 	Cursor	  *cursor = &work->cursor;
 	bool	   again = cursor->batch[0] != '\0';
-	LedgerPage page;
+	LedgerPage page = {0};
 	Step	   step;
 
 	if (!again && !forward_draining() && work->kind->pause != NULL &&
 		work->kind->pause(work->sink) > 0)
 		return STEP_IDLE;
+	if (work->page_rows == 0)
+		work->page_rows = FIRST_ROWS < work->kind->max_rows
+							  ? FIRST_ROWS
+							  : work->kind->max_rows;
 	if (cursor->new_snapshot == NULL && !again)
 	{
 		work->interval_rows = 0;
@@ -258,56 +368,9 @@ work_step(Work *work)
 		if (!work->filter.alerts)
 			cursor->reviews = true;
 	}
-	if (!ledger_read(work->conn, cursor, &work->filter,
-					 work->careful > 0 ? 1 : work->kind->max_rows,
-					 work->kind->max_bytes, false, &page, &work->err))
-	{
-		SinkEvent *event;
-		char	   text[1200];
-
-		if (pg_error_class(work->err.sqlstate) != PG_FAULT_ROW)
-			return STEP_DATABASE;
-		/* the sink's expression fails on a row: find it, one by one */
-		if (again || work->careful == 0)
-		{
-			cursor->batch[0] = '\0';
-			work->careful = CAREFUL_ROWS;
-			return STEP_MORE;
-		}
-		pg_error_text(&work->err, text, sizeof(text));
-		if (!ledger_read(work->conn, cursor, &work->filter, 1,
-						 work->kind->max_bytes, true, &page, &work->err))
-			return STEP_DATABASE;
-		event = page.nevents > 0 ? &page.events[0] : NULL;
-		if (event != NULL)
-			sink_refuse(event, "%s", text);
-	}
-	if (work->careful > 0)
-		work->careful--;
-	if (again && page.nrows != cursor->batch_rows)
-		log_warning("sink \"%s\": batch %s had %d rows, the ledger now has %d "
-					"of them",
-					work->name, cursor->batch, cursor->batch_rows, page.nrows);
-	if (again && page.nrows == 0)
-	{
-		cursor->batch[0] = '\0';
-		step = STEP_MORE;
-	}
-	else if (page.nrows == 0)
-		step = end_stage(work, &page);
-	else if (page.nevents == 0)
-	{
-		pass_page(work, &page);
-		step = STEP_MORE;
-	}
-	else if (!again && fields_missing(work, &page))
-		step = STEP_REOPEN;
-	else
-	{
-		step = again ? STEP_MORE : begin_batch(work, &page);
-		if (step == STEP_MORE)
-			step = send_batch(work, &page, again);
-	}
+	step = read_page(work, &page);
+	if (page.res != NULL && step == STEP_MORE)
+		step = deal_with(work, &page);
 	ledger_page_free(&page);
 	return step;
 }

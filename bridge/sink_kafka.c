@@ -297,7 +297,10 @@ kafka_key(Sink *sink, Buffer *sql)
 		append_expression(sql, key);
 }
 
-/* Hand one record to librdkafka */
+/*
+ * Hand one record to librdkafka.  The value is not copied: it stays where it
+ * is until kafka_send() returns.
+ */
 static rd_kafka_resp_err_t
 produce(Sink *sink, SinkEvent *event)
 {
@@ -311,8 +314,7 @@ produce(Sink *sink, SinkEvent *event)
 				sink->producer, RD_KAFKA_V_TOPIC(sink->topic),
 				RD_KAFKA_V_KEY(event->key, key_len),
 				RD_KAFKA_V_VALUE((void *) event->value, event->value_len),
-				RD_KAFKA_V_HEADERS(headers),
-				RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+				RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_MSGFLAGS(0),
 				RD_KAFKA_V_OPAQUE(event), RD_KAFKA_V_END)) ==
 		   RD_KAFKA_RESP_ERR__QUEUE_FULL)
 		rd_kafka_poll(sink->producer, 10);
@@ -417,8 +419,9 @@ send_transaction(Sink *sink, SinkBatch *batch, SinkError *err)
 }
 
 /*
- * Send a batch.  After a failure the producer is not used again; when records
- * were refused by the broker a new one sends the others at once.
+ * Send a batch.  After a failure the producer is not used again, and gone
+ * before the events are; when records were refused by the broker a new one
+ * sends the others at once.
  */
 static SinkResult
 kafka_send(Sink *sink, SinkBatch *batch, SinkError *err)
@@ -436,11 +439,14 @@ kafka_send(Sink *sink, SinkBatch *batch, SinkError *err)
 		}
 		result = send_transaction(sink, batch, err);
 		if (result == SINK_DONE)
+		{
 			string_copy(sink->done, batch->uuid, sizeof(sink->done));
-		if (result != SINK_REOPEN || count_refused(batch) == refused)
 			return result;
+		}
 		producer_destroy(sink->producer);
 		sink->producer = NULL;
+		if (result != SINK_REOPEN || count_refused(batch) == refused)
+			return result;
 		result = take_over(sink, err);
 		if (result != SINK_DONE)
 			return result == SINK_RETRY ? SINK_REOPEN : result;
@@ -470,6 +476,7 @@ const SinkKind sink_kafka = {
 	.max_rows = BATCH_ROWS,
 	.max_bytes = BATCH_BYTES,
 	.max_refused = 1000,
+	.ahead = true,
 	.open = kafka_open,
 	.value = kafka_value,
 	.key = kafka_key,

@@ -15,6 +15,7 @@ static const SinkKind *const sink_kinds[] = {
 void
 work_close(Work *work)
 {
+	ahead_end(work);
 	if (work->sink != NULL)
 		work->kind->close(work->sink);
 	work->sink = NULL;

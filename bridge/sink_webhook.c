@@ -336,6 +336,7 @@ const SinkKind sink_webhook = {
 	.max_rows = BATCH_ROWS,
 	.max_bytes = BATCH_BYTES,
 	.max_refused = 100,
+	.ahead = true,
 	.open = webhook_open,
 	.value = webhook_value,
 	.send = webhook_send,

@@ -20,6 +20,8 @@ typedef enum Step
 	STEP_END	   /* stopped, asked to stop, or drained */
 } Step;
 
+typedef struct Ahead Ahead;
+
 /* All that the thread works with */
 typedef struct Work
 {
@@ -37,6 +39,8 @@ typedef struct Work
 	LedgerFilter	filter;
 	Cursor			cursor;
 	Backoff			backoff;
+	Ahead		   *ahead;		 /* what is read while a batch is sent */
+	int				page_rows;	 /* how many rows to read at once */
 	int				careful;	 /* rows to be read one by one */
 	int				refused_run; /* rows refused since the last accepted one */
 	int64_t			interval_rows;	   /* seen between the snapshots */
@@ -55,6 +59,13 @@ extern bool work_columns_changed(Work *work);
 
 /* sink_batch.c: from the ledger to the sink */
 extern Step work_step(Work *work);
+
+/* ahead.c: the next page, read while the present one is being sent */
+extern void ahead_start(Work *work, const LedgerPage *page);
+extern void ahead_join(Work *work);
+extern bool ahead_take(Work *work, LedgerPage *page);
+extern void ahead_drop(Work *work);
+extern void ahead_end(Work *work);
 
 /* sink.c */
 extern void work_report(Work *work, bool stopped, const char *reason,

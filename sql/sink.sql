@@ -146,3 +146,21 @@ SELECT count(*) FROM fraud.sink_cursor;
 DELETE FROM fraud.alerts WHERE table_name LIKE 'sink.%';
 DROP SCHEMA sink CASCADE;
 DROP ROLE regress_sink_operator, regress_sink_reader, regress_sink_bridge;
+
+-- An alert as JSON is what json_build_object makes of it
+SELECT fraud.alert_json(id, event_id, table_name, detected_at, occurred_at, score, rules, transaction)
+       IS NOT DISTINCT FROM json_build_object('id', id, 'event_id', event_id, 'table', table_name,
+           'detected_at', detected_at, 'occurred_at', occurred_at, 'score', score, 'rules', rules,
+           'transaction', transaction)::text AS same
+  FROM (VALUES
+    (1::bigint, '00000000-0000-0000-0000-000000000001'::uuid, 'public.payments', '2026-01-02 03:04:05.678901+00'::timestamptz,
+     '2026-01-02 03:04:05+02'::timestamptz, 1.50::numeric, '{large}'::text[], '{"a": 1.10, "b": [null, {"c": "é"}]}'::jsonb),
+    (-9223372036854775808, 'ffffffff-ffff-ffff-ffff-ffffffffffff', E'public."a\"b\\c\n"', 'infinity',
+     '0044-03-15 12:00:00 BC', 'NaN', E'{"a\\"b",NULL,"é\u0001",""}', '{}'),
+    (9223372036854775807, NULL, NULL, NULL, NULL, NULL, NULL, NULL),
+    (0, '00000000-0000-0000-0000-000000000000', '', '-infinity', '294276-12-31 23:59:59.999999+00',
+     -1e-30, '{}', '"a scalar"')) AS v (id, event_id, table_name, detected_at, occurred_at, score, rules, transaction);
+-- A page ends where its values become too large, but never before its first
+SELECT array_agg(i) FROM (SELECT i FROM generate_series(1, 5) AS i WHERE fraud.page_fits(i * 10, 60)) AS p;
+SELECT array_agg(i) FROM (SELECT i FROM generate_series(1, 5) AS i WHERE fraud.page_fits(i * 100, 60)) AS p;
+SELECT array_agg(i) FROM (SELECT i FROM generate_series(1, 3) AS i WHERE fraud.page_fits(NULL, 0)) AS p;

@@ -91,6 +91,8 @@ GRANT EXECUTE ON FUNCTION
     fraud.sink_key(text),
     fraud.system_identity(),
     fraud.open_sink(text),
+    fraud.alert_json(bigint, uuid, text, timestamptz, timestamptz, numeric, text[], jsonb),
+    fraud.page_fits(int, bigint),
     fraud.evict_sink(text, interval),
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;

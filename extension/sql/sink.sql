@@ -773,6 +773,19 @@ CREATE FUNCTION fraud.report_sink(sink text, stopped boolean, reason text, hint 
 COMMENT ON FUNCTION fraud.report_sink(text, boolean, text, text) IS
     'For the bridge: keeps the last error of a sink, and why it stopped';
 
+-- What the bridge's statements ask for each alert that they read.
+CREATE FUNCTION fraud.alert_json(id bigint, event_id uuid, table_name text, detected_at timestamptz, occurred_at timestamptz, score numeric, rules text[], transaction jsonb) RETURNS text
+    LANGUAGE c STABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fraud_alert_json';
+COMMENT ON FUNCTION fraud.alert_json(bigint, uuid, text, timestamptz, timestamptz, numeric, text[], jsonb) IS
+    'For the bridge: an alert as the JSON that sinks send, its fields in the order of the parameters';
+
+CREATE FUNCTION fraud.page_fits(size int, most bigint) RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_page_fits';
+COMMENT ON FUNCTION fraud.page_fits(int, bigint) IS
+    'For the bridge: whether the sizes seen so far in this statement add up to no more than that; the first row always fits';
+
 -- Alerts that a sink has yet to send.  They are looked for as the bridge does
 -- it, so that a transaction open for hours makes nothing to be read.
 CREATE FUNCTION fraud.sink_lag(place fraud.sink_cursor, table_name text, OUT lag_rows bigint, OUT oldest timestamptz)
