@@ -60,6 +60,13 @@ compat_is_json_node(Node *node)
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
+#if PG_VERSION_NUM >= 170000
+#define compat_index_insert_cleanup(index, info)                               \
+	index_insert_cleanup(index, info)
+#else
+#define compat_index_insert_cleanup(index, info) ((void) (info))
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define compat_init_range_table(estate, pstate)                                \
 	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos,   \

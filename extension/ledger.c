@@ -9,55 +9,30 @@
  * rules as judged are remembered by ranges of ids, which a backend draws in
  * rising order: one range for as long as the table's rules stay the same.
  *
- * The alert is written by table access, not by SPI: nothing of it runs with
- * anybody else's rights, and the inserter needs none on the ledger.
+ * Where load.c stores rows by hundreds it hands them over itself, and their
+ * alerts are stored together too.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_proc.h"
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
-#include "executor/executor.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/uuid.h"
 #include "utils/xid8.h"
 
+#include "alert.h"
 #include "pg_fraud.h"
-
-/* Columns of fraud.alerts, in their order */
-enum
-{
-	ALERT_ID,
-	ALERT_EVENT_ID,
-	ALERT_XID,
-	ALERT_TABLE_NAME,
-	ALERT_TRANSACTION,
-	ALERT_RULES,
-	ALERT_RULE_VERSIONS,
-	ALERT_SCORE,
-	ALERT_OCCURRED_AT,
-	ALERT_DETECTED_AT,
-	ALERT_SOURCE,
-	ALERT_KAFKA_TOPIC,
-	ALERT_KAFKA_PARTITION,
-	ALERT_KAFKA_OFFSET,
-	ALERT_FORWARD,
-	ALERT_COLUMNS
-};
 
 /* Ids from first_id on were drawn under these rules of that table */
 typedef struct Epoch
@@ -69,6 +44,9 @@ typedef struct Epoch
 	int			  nrules;
 	char		**names;
 	int			 *versions;
+	Datum		  table_name; /* text */
+	ArrayType	 *last_rules; /* that fired on its last row, NULL: none yet */
+	ArrayType	 *last_versions;
 } Epoch;
 
 /* This transaction's, in TopTransactionContext */
@@ -83,12 +61,12 @@ static bool forward = true;
 /* fraud.begin_batch's, valid until the transaction's end */
 static struct
 {
-	bool  active;
-	int	  level;  /* nest level at which it was set */
-	char *source; /* in TopTransactionContext, as the others */
-	char *topic;
-	int32 partition;
-	char *cluster;
+	bool		   active;
+	int			   level;  /* nest level at which it was set */
+	Datum		   source; /* text, in TopTransactionContext as the others */
+	Datum		   topic;  /* text */
+	int32		   partition;
+	StringInfoData key; /* what an event id is made of, before the offset */
 } provenance;
 
 /* Alerts of such rows in this transaction */
@@ -99,90 +77,6 @@ static int	  batch_levels = 0;	  /* room of batch_saved */
 PG_FUNCTION_INFO_V1(fraud_ledger);
 PG_FUNCTION_INFO_V1(fraud_batch_alerts);
 PG_FUNCTION_INFO_V1(fraud_begin_batch);
-
-/* ---- the extension's tables ---- */
-
-/*
- * The id of one of the extension's relations.
- */
-Oid
-fraud_relid(const char *relation)
-{
-	Oid schema = get_namespace_oid("fraud", false);
-	Oid relid = get_relname_relid(relation, schema);
-
-	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"fraud.%s\" does not exist", relation),
-				 errhint("Is the extension \"pg_fraud\" installed in this "
-						 "database, in its present version?")));
-	return relid;
-}
-
-/*
- * Is the table there?  Not after DROP EXTENSION in the same transaction.
- */
-bool
-fraud_table_exists(const char *table)
-{
-	Oid schema = get_namespace_oid("fraud", true);
-
-	return OidIsValid(schema) && OidIsValid(get_relname_relid(table, schema));
-}
-
-/*
- * The id of one of the extension's functions.  Like the relations', without
- * asking whether the user may look into its schema.
- */
-Oid
-fraud_function(const char *name, int nargs, const Oid *types)
-{
-	Oid		   schema = get_namespace_oid("fraud", false);
-	oidvector *arguments = buildoidvector(types, nargs);
-	Oid		   function = GetSysCacheOid3(
-			   PROCNAMEARGSNSP, Anum_pg_proc_oid, CStringGetDatum(name),
-			   PointerGetDatum(arguments), ObjectIdGetDatum(schema));
-
-	if (!OidIsValid(function))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("function \"fraud.%s\" does not exist", name)));
-	pfree(arguments);
-	return function;
-}
-
-/*
- * Insert a row into one of the extension's tables, with its indexes.  All
- * columns are given.
- */
-void
-fraud_table_insert(const char *table, int ncolumns, Datum *values, bool *nulls)
-{
-	Relation		rel = table_open(fraud_relid(table), RowExclusiveLock);
-	EState		   *estate = CreateExecutorState();
-	ResultRelInfo  *info = makeNode(ResultRelInfo);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-
-	if (RelationGetDescr(rel)->natts != ncolumns)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("table \"fraud.%s\" is of another version", table),
-				 errhint("Run ALTER EXTENSION pg_fraud UPDATE.")));
-	InitResultRelInfo(info, rel, 1, NULL, 0);
-	ExecOpenIndices(info, false);
-	memcpy(slot->tts_values, values, ncolumns * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, ncolumns * sizeof(bool));
-	ExecStoreVirtualTuple(slot);
-
-	simple_table_tuple_insert(rel, slot);
-	if (info->ri_NumIndices > 0)
-		(void) compat_insert_index_tuples(info, slot, estate);
-
-	ExecCloseIndices(info);
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	table_close(rel, NoLock);
-}
 
 /* ---- state of the transaction ---- */
 
@@ -299,6 +193,8 @@ epoch_begin(RuleSet *rs, int64 first_id)
 		epoch->names[i] = pstrdup(rs->rules[i].name);
 		epoch->versions[i] = rs->rules[i].version;
 	}
+	epoch->table_name = CStringGetTextDatum(rs->table_name);
+	epoch->last_rules = NULL;
 	epochs = epoch;
 	MemoryContextSwitchTo(old);
 }
@@ -354,10 +250,10 @@ ledger_draw_id(RuleSet *rs)
 /* ---- the alert ---- */
 
 /*
- * The versions of the rules that fired, as they judged the row.
+ * The versions of rules, as they judged a row.
  */
-static Datum
-rule_versions(const Epoch *epoch, ArrayType *rules)
+static ArrayType *
+versions_of_rules(const Epoch *epoch, ArrayType *rules)
 {
 	Datum *names;
 	Datum *versions;
@@ -375,8 +271,35 @@ rule_versions(const Epoch *epoch, ArrayType *rules)
 			if (strcmp(epoch->names[j], name) == 0)
 				versions[i] = Int32GetDatum(epoch->versions[j]);
 	}
+	return construct_array(versions, n, INT4OID, 4, true, TYPALIGN_INT);
+}
+
+/*
+ * The same, remembered from row to row: mostly the same rules fire.
+ */
+static Datum
+rule_versions(Epoch *epoch, ArrayType *rules)
+{
+	if (epoch->last_rules == NULL ||
+		VARSIZE(epoch->last_rules) != VARSIZE(rules) ||
+		memcmp(epoch->last_rules, rules, VARSIZE(rules)) != 0)
+	{
+		ArrayType	 *versions = versions_of_rules(epoch, rules);
+		MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+		if (epoch->last_rules != NULL)
+		{
+			pfree(epoch->last_rules);
+			pfree(epoch->last_versions);
+		}
+		epoch->last_rules = DatumGetArrayTypePCopy(PointerGetDatum(rules));
+		epoch->last_versions =
+			DatumGetArrayTypePCopy(PointerGetDatum(versions));
+		MemoryContextSwitchTo(old);
+		return PointerGetDatum(versions);
+	}
 	return PointerGetDatum(
-		construct_array(versions, n, INT4OID, 4, true, TYPALIGN_INT));
+		DatumGetArrayTypePCopy(PointerGetDatum(epoch->last_versions)));
 }
 
 /*
@@ -431,17 +354,16 @@ event_id_random(pg_uuid_t *uuid)
 static void
 event_id_of_record(pg_uuid_t *uuid, int64 offset)
 {
-	StringInfoData buf;
-	bytea		  *hash;
+	StringInfo key = &provenance.key;
+	int		   prefix = key->len;
+	bytea	  *hash;
 
-	initStringInfo(&buf);
-	appendStringInfoSpaces(&buf, VARHDRSZ);
-	appendStringInfo(&buf, "pg_fraud%c%s%c%s%c%d%c" INT64_FORMAT, 0,
-					 provenance.cluster, 0, provenance.topic, 0,
-					 provenance.partition, 0, offset);
-	SET_VARSIZE(buf.data, buf.len);
+	enlargeStringInfo(key, MAXINT8LEN + 1);
+	key->len += pg_lltoa(offset, key->data + prefix);
+	SET_VARSIZE(key->data, key->len);
 	hash = DatumGetByteaPP(
-		DirectFunctionCall1(sha256_bytea, PointerGetDatum(buf.data)));
+		DirectFunctionCall1(sha256_bytea, PointerGetDatum(key->data)));
+	key->len = prefix;
 	memcpy(uuid->data, VARDATA_ANY(hash), UUID_LEN);
 	uuid->data[6] = (uuid->data[6] & 0x0f) | 0x80;
 	uuid->data[8] = (uuid->data[8] & 0x3f) | 0x80;
@@ -489,44 +411,140 @@ alert_provenance(RuleSet *rs, TupleTableSlot *slot, Datum *values, bool *nulls)
 		return;
 	}
 	event_id_of_record(uuid, offset);
-	values[ALERT_SOURCE] = CStringGetTextDatum(provenance.source);
-	values[ALERT_KAFKA_TOPIC] = CStringGetTextDatum(provenance.topic);
+	values[ALERT_SOURCE] = provenance.source;
+	values[ALERT_KAFKA_TOPIC] = provenance.topic;
 	values[ALERT_KAFKA_PARTITION] = Int32GetDatum(provenance.partition);
 	values[ALERT_KAFKA_OFFSET] = Int64GetDatum(offset);
 }
 
 /*
- * Write the alert of a row as it is stored.
+ * The id that a row's alert is to have, and the rules by which it was judged,
+ * if the BEFORE trigger of this transaction found it to be a fraud.
+ */
+static bool
+alert_wanted(RuleSet *rs, TupleTableSlot *slot, int64 *id, Epoch **epoch)
+{
+	bool isnull;
+
+	*id = DatumGetInt64(slot_getattr(slot, rs->fraud_alert_id, &isnull));
+	if (isnull || first_drawn == 0 || *id < first_drawn || *id > last_drawn)
+		return false;
+	*epoch = epoch_find(rs->root, *id);
+	return *epoch != NULL && !(moved && alert_exists(*id));
+}
+
+/*
+ * Fill in the alert of a row as it is stored.
  */
 static void
-alert_write(RuleSet *rs, TupleTableSlot *slot, int64 id, const Epoch *epoch)
+alert_fill(RuleSet *rs, TupleTableSlot *slot, int64 id, Epoch *epoch,
+		   TimestampTz detected)
 {
-	Datum		values[ALERT_COLUMNS] = {0};
-	bool		nulls[ALERT_COLUMNS] = {0};
-	TimestampTz occurred = 0;
-	bool		isnull;
-	ArrayType  *rules;
+	TupleTableSlot *alert = alerts_next();
+	Datum		   *values = alert->tts_values;
+	bool		   *nulls = alert->tts_isnull;
+	TimestampTz		occurred = 0;
+	bool			isnull;
+	ArrayType	   *rules;
 
 	values[ALERT_RULES] = slot_getattr(slot, rs->fraud_rules, &isnull);
-	if (isnull)
-		values[ALERT_RULES] = PointerGetDatum(construct_empty_array(TEXTOID));
-	rules = DatumGetArrayTypeP(values[ALERT_RULES]);
+	rules = isnull ? construct_empty_array(TEXTOID)
+				   : DatumGetArrayTypeP(values[ALERT_RULES]);
+	values[ALERT_RULES] = PointerGetDatum(rules);
 	values[ALERT_SCORE] =
 		slot_getattr(slot, rs->fraud_score, &nulls[ALERT_SCORE]);
 
 	values[ALERT_ID] = Int64GetDatum(id);
 	values[ALERT_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	values[ALERT_TABLE_NAME] = CStringGetTextDatum(rs->table_name);
+	values[ALERT_TABLE_NAME] = epoch->table_name;
 	values[ALERT_TRANSACTION] = JsonbPGetDatum(row_to_jsonb(rs, slot));
 	values[ALERT_RULE_VERSIONS] = rule_versions(epoch, rules);
 	nulls[ALERT_OCCURRED_AT] = !ruleset_event_time(rs, slot, &occurred);
 	values[ALERT_OCCURRED_AT] = TimestampTzGetDatum(occurred);
-	values[ALERT_DETECTED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	values[ALERT_DETECTED_AT] = TimestampTzGetDatum(detected);
 	values[ALERT_FORWARD] = BoolGetDatum(forward);
 	alert_provenance(rs, slot, values, nulls);
-	fraud_table_insert("alerts", ALERT_COLUMNS, values, nulls);
 	if (!nulls[ALERT_SOURCE])
 		batch_alerts++;
+}
+
+/*
+ * Write the alerts of those rows, just stored, that were found to be frauds.
+ */
+void
+ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
+{
+	MemoryContext old = NULL;
+	TimestampTz	  now = 0;
+
+	if (first_drawn == 0 || !ruleset_has_marks(rs))
+		return;
+	for (int i = 0; i < nslots; i++)
+	{
+		Epoch *epoch;
+		int64  id;
+
+		if (!alert_wanted(rs, slots[i], &id, &epoch))
+			continue;
+		if (old == NULL)
+		{
+			old = alerts_begin();
+			now = GetCurrentTimestamp();
+		}
+		alert_fill(rs, slots[i], id, epoch, now);
+	}
+	if (old == NULL)
+		return;
+	alerts_store();
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Is the trigger ours, which writes alerts?
+ */
+static bool
+is_ledger_trigger(const Trigger *trigger)
+{
+	return TRIGGER_FOR_ROW(trigger->tgtype) &&
+		   TRIGGER_FOR_AFTER(trigger->tgtype) &&
+		   trigger->tgfoid == fraud_function("ledger", 0, NULL);
+}
+
+/*
+ * Take our trigger out of those that a statement of the server's fires, to
+ * hand its rows to ledger_rows instead.  False: it would not have fired.
+ */
+bool
+ledger_take_over(ResultRelInfo *info)
+{
+	TriggerDesc *triggers = info->ri_TrigDesc;
+	bool		 ours = false;
+	bool		 others = false;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+	{
+		Trigger *trigger = &triggers->triggers[i];
+
+		if (!TRIGGER_FOR_INSERT(trigger->tgtype) ||
+			!TRIGGER_FOR_ROW(trigger->tgtype) ||
+			!TRIGGER_FOR_AFTER(trigger->tgtype))
+			continue;
+		if (!is_ledger_trigger(trigger))
+		{
+			others = true;
+			continue;
+		}
+		ours |= trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+				trigger->tgenabled ==
+					(SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA
+						 ? TRIGGER_FIRES_ON_REPLICA
+						 : TRIGGER_FIRES_ON_ORIGIN);
+		/* info has a copy of its own */
+		trigger->tgenabled = TRIGGER_DISABLED;
+	}
+	if (triggers != NULL)
+		triggers->trig_insert_after_row = others;
+	return ours;
 }
 
 /*
@@ -539,9 +557,6 @@ fraud_ledger(PG_FUNCTION_ARGS)
 	TriggerData	   *trigdata = (TriggerData *) fcinfo->context;
 	TupleTableSlot *slot;
 	RuleSet		   *rs;
-	Epoch		   *epoch;
-	bool			isnull;
-	int64			id;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
@@ -551,21 +566,10 @@ fraud_ledger(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" must be fired AFTER ROW", "ledger")));
 
 	rs = ruleset_for(trigdata->tg_relation);
-	if (rs == NULL || rs->fraud_alert_id == 0 || rs->fraud_rules == 0 ||
-		rs->fraud_score == 0)
-		return PointerGetDatum(NULL);
 	slot = TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? trigdata->tg_newslot
 													   : trigdata->tg_trigslot;
-
-	/* only what the BEFORE trigger of this transaction found */
-	id = DatumGetInt64(slot_getattr(slot, rs->fraud_alert_id, &isnull));
-	if (isnull || first_drawn == 0 || id < first_drawn || id > last_drawn)
-		return PointerGetDatum(NULL);
-	epoch = epoch_find(rs->root, id);
-	if (epoch == NULL || (moved && alert_exists(id)))
-		return PointerGetDatum(NULL);
-
-	alert_write(rs, slot, id, epoch);
+	if (rs != NULL)
+		ledger_rows(rs, &slot, 1);
 	return PointerGetDatum(NULL);
 }
 
@@ -589,10 +593,15 @@ fraud_begin_batch(PG_FUNCTION_ARGS)
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 	provenance.active = false;
-	provenance.source = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	provenance.topic = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	provenance.source = PointerGetDatum(PG_GETARG_TEXT_P_COPY(0));
+	provenance.topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
 	provenance.partition = PG_GETARG_INT32(2);
-	provenance.cluster = text_to_cstring(PG_GETARG_TEXT_PP(3));
+	initStringInfo(&provenance.key);
+	appendStringInfoSpaces(&provenance.key, VARHDRSZ);
+	appendStringInfo(&provenance.key, "pg_fraud%c%s%c%s%c%d%c", 0,
+					 text_to_cstring(PG_GETARG_TEXT_PP(3)), 0,
+					 text_to_cstring(PG_GETARG_TEXT_PP(1)), 0,
+					 provenance.partition, 0);
 	provenance.level = GetCurrentTransactionNestLevel();
 	provenance.active = true;
 	MemoryContextSwitchTo(old);

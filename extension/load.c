@@ -58,7 +58,8 @@ typedef struct Load
 	CommandId		cid;
 	TupleTableSlot *slots[GROUP_ROWS];
 	uint64			lines[GROUP_ROWS];
-	int				nrows; /* in the group */
+	bool			alerts; /* of the rows are to be written here */
+	int				nrows;	/* in the group */
 	size_t			nbytes;
 	int64			stored;
 } Load;
@@ -209,7 +210,23 @@ load_begin(Load *load, List *columns)
 	load->info = makeNode(ResultRelInfo);
 	ExecInitResultRelation(load->estate, load->info, 1);
 	ExecOpenIndices(load->info, false);
+	load->alerts = ledger_take_over(load->info);
 	load->bulk = GetBulkInsertState();
+}
+
+/*
+ * The table's rules, which it may have lost since the first row.
+ */
+static RuleSet *
+rules_of(Relation rel)
+{
+	RuleSet *rs = ruleset_for(rel);
+
+	if (rs == NULL || !ruleset_has_marks(rs))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("table \"%s\" is no longer watched",
+							   RelationGetRelationName(rel))));
+	return rs;
 }
 
 /*
@@ -241,26 +258,14 @@ load_flush(Load *load)
 			ExecARInsertTriggers(load->estate, load->info, load->slots[i],
 								 recheck, NULL);
 		list_free(recheck);
-		ExecClearTuple(load->slots[i]);
 	}
+	if (load->alerts)
+		ledger_rows(rules_of(load->rel), load->slots, load->nrows);
+	for (int i = 0; i < load->nrows; i++)
+		ExecClearTuple(load->slots[i]);
 	load->stored += load->nrows;
 	load->nrows = 0;
 	load->nbytes = 0;
-}
-
-/*
- * The table's rules, which it may have lost since the first row.
- */
-static RuleSet *
-rules_of(Relation rel)
-{
-	RuleSet *rs = ruleset_for(rel);
-
-	if (rs == NULL || !ruleset_has_marks(rs))
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("table \"%s\" is no longer watched",
-							   RelationGetRelationName(rel))));
-	return rs;
 }
 
 /*

@@ -9,6 +9,7 @@
 #include "fmgr.h"
 #include "utils/guc.h"
 
+#include "alert.h"
 #include "pg_fraud.h"
 
 PG_MODULE_MAGIC;
@@ -35,11 +36,13 @@ _PG_init(void)
 		&pg_fraud_enabled, true, PGC_SUSET, 0, NULL, NULL, NULL);
 	compat_reserve_prefix("pg_fraud");
 
+	table_init();
 	ruleset_init();
 	counter_init();
 	brake_init();
 	mark_init();
 	ledger_init();
+	alert_init();
 	failure_init();
 	list_init();
 }

@@ -16,7 +16,8 @@
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	load.c		many rows at once, for the bridge
- *	ledger.c	verdict -> fraud.alerts
+ *	ledger.c	verdict -> alert
+ *	alert.c		alert -> fraud.alerts
  *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
  *	brake.c		limits of a rule
@@ -27,6 +28,7 @@
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
  *	compare.c	a rule and its challenger over stored rows
+ *	table.c		the extension's own tables
  */
 #ifndef PG_FRAUD_H
 #define PG_FRAUD_H
@@ -206,7 +208,7 @@ typedef struct RuleSet
 	Numeric		zero;
 	ExprContext *econtext;		/* for evaluation; reset for each row */
 	ParamListInfo params;		/* PARAM_MOMENT */
-	struct ColumnWriter *writers;	/* rowjson.c's, NULL until first used */
+	struct RowWriter *writer;	/* rowjson.c's, NULL until first used */
 } RuleSet;
 
 /*
@@ -352,6 +354,17 @@ extern void ledger_init(void);
 extern int64 ledger_draw_id(RuleSet *rs);
 extern void ledger_moved(void);
 extern void ledger_set_forward(bool value);
+/*
+ * For those who store rows by hundreds: take the trigger that writes alerts
+ * out of info, and hand the rows over instead when they are stored, in their
+ * order.  False: the trigger is not there or disabled, hand over nothing.
+ */
+extern bool ledger_take_over(ResultRelInfo *info);
+extern void ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots);
+
+/* ---- table.c: the extension's own tables ---- */
+
+extern void table_init(void);
 /* A row of fraud.TABLE, inserted with its indexes, whoever the user is */
 extern void fraud_table_insert(const char *table, int ncolumns, Datum *values,
 							   bool *nulls);

@@ -5,6 +5,10 @@
  * writer for each column that is looked up once and kept with the ruleset.
  * Times have their zone in UTC.
  *
+ * The keys are the same in each row, so that their order and their bytes are
+ * prepared too, and the values are appended to them in the form in which
+ * jsonb is stored: no tree is built, nothing is sorted.
+ *
  * It runs as the inserter.  A type for which somebody made a cast to json
  * goes through to_jsonb itself, which calls that cast, with the inserter's
  * rights and no others.
@@ -31,7 +35,6 @@
 
 typedef enum WriterKind
 {
-	WRITE_NOTHING, /* a dropped column or a mark */
 	WRITE_BOOL,
 	WRITE_INT2,
 	WRITE_INT4,
@@ -47,12 +50,27 @@ typedef enum WriterKind
 
 typedef struct ColumnWriter
 {
-	WriterKind kind;
-	char	  *name;
-	int		   name_len;
-	Oid		   type;	 /* domains resolved */
-	FmgrInfo   function; /* output function, or to_jsonb */
+	WriterKind	kind;
+	int			column; /* its place in the row, from 0 */
+	const char *name;
+	int			name_len;
+	Oid			type;	  /* domains resolved */
+	FmgrInfo	function; /* output function, or to_jsonb */
 } ColumnWriter;
+
+/* A row's writer: columns in the order of jsonb's keys */
+typedef struct RowWriter
+{
+	int			  ncolumns;
+	ColumnWriter *columns;
+	char		 *head; /* all that comes before the values */
+	int			  head_len;
+	int			  keys_len; /* of the keys alone */
+} RowWriter;
+
+/* Where the entry of the value of that number is, in the head */
+#define VALUE_ENTRY(head, writer, i) \
+	((JEntry *) ((head) + VARHDRSZ + sizeof(uint32)) + (writer)->ncolumns + (i))
 
 /*
  * Which writer suits a type?
@@ -110,6 +128,7 @@ writer_init(ColumnWriter *writer, Form_pg_attribute att)
 	Oid	 function;
 	bool varlena;
 
+	writer->column = att->attnum - 1;
 	writer->name = pstrdup(NameStr(att->attname));
 	writer->name_len = strlen(writer->name);
 	writer->type = getBaseType(att->atttypid);
@@ -133,14 +152,68 @@ writer_init(ColumnWriter *writer, Form_pg_attribute att)
 }
 
 /*
+ * The order of keys in jsonb: shorter ones first.
+ */
+static int
+compare_names(const void *a, const void *b)
+{
+	const ColumnWriter *one = a;
+	const ColumnWriter *other = b;
+
+	if (one->name_len != other->name_len)
+		return one->name_len - other->name_len;
+	return memcmp(one->name, other->name, one->name_len);
+}
+
+/*
+ * An entry of a jsonb object: its length, or now and then where it ends.
+ */
+static JEntry
+make_entry(uint32 type, int i, Size len, Size end)
+{
+	return i % JB_OFFSET_STRIDE == 0 ? type | end | JENTRY_HAS_OFF : type | len;
+}
+
+/*
+ * Prepare what comes before the values: the header, the entries of the keys,
+ * room for those of the values, and the keys.
+ */
+static void
+prepare_head(RowWriter *writer)
+{
+	int		entries = VARHDRSZ + sizeof(uint32);
+	int		keys = entries + 2 * writer->ncolumns * sizeof(JEntry);
+	JEntry *entry;
+	char   *at;
+
+	for (int i = 0; i < writer->ncolumns; i++)
+		writer->keys_len += writer->columns[i].name_len;
+	writer->head_len = keys + writer->keys_len;
+	writer->head = palloc0(writer->head_len);
+	*(uint32 *) (writer->head + VARHDRSZ) = writer->ncolumns | JB_FOBJECT;
+	entry = (JEntry *) (writer->head + entries);
+	at = writer->head + keys;
+	for (int i = 0; i < writer->ncolumns; i++)
+	{
+		ColumnWriter *column = &writer->columns[i];
+
+		memcpy(at, column->name, column->name_len);
+		at += column->name_len;
+		entry[i] = make_entry(JENTRY_ISSTRING, i, column->name_len,
+							  at - writer->head - keys);
+	}
+}
+
+/*
  * Look up the writers of all columns, into the ruleset's memory.
  */
-static ColumnWriter *
-writers_create(RuleSet *rs)
+static RowWriter *
+writer_create(RuleSet *rs)
 {
 	MemoryContext old = MemoryContextSwitchTo(rs->context);
-	ColumnWriter *writers = palloc0(sizeof(ColumnWriter) * rs->desc->natts);
+	RowWriter	 *writer = palloc0(sizeof(RowWriter));
 
+	writer->columns = palloc0(sizeof(ColumnWriter) * Max(rs->desc->natts, 1));
 	for (int i = 0; i < rs->desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(rs->desc, i);
@@ -149,10 +222,13 @@ writers_create(RuleSet *rs)
 			att->attnum == rs->fraud_score || att->attnum == rs->fraud_rules ||
 			att->attnum == rs->fraud_alert_id)
 			continue;
-		writer_init(&writers[i], att);
+		writer_init(&writer->columns[writer->ncolumns++], att);
 	}
+	qsort(writer->columns, writer->ncolumns, sizeof(ColumnWriter),
+		  compare_names);
+	prepare_head(writer);
 	MemoryContextSwitchTo(old);
-	return writers;
+	return writer;
 }
 
 /*
@@ -321,32 +397,82 @@ value_write_any(ColumnWriter *writer, Datum value, JsonbValue *json)
 }
 
 /*
+ * Append bytes, at a multiple of four from the beginning.
+ */
+static void
+append_aligned(StringInfo buf, const void *data, int len)
+{
+	static const char zero[sizeof(int)] = {0};
+
+	appendBinaryStringInfoNT(buf, zero, INTALIGN(buf->len) - buf->len);
+	appendBinaryStringInfoNT(buf, data, len);
+}
+
+/*
+ * Append a value, as jsonb stores it.  Returns the type of its entry.
+ */
+static uint32
+append_value(StringInfo buf, const JsonbValue *json)
+{
+	switch (json->type)
+	{
+		case jbvNull:
+			return JENTRY_ISNULL;
+		case jbvBool:
+			return json->val.boolean ? JENTRY_ISBOOL_TRUE : JENTRY_ISBOOL_FALSE;
+		case jbvNumeric:
+			append_aligned(buf, json->val.numeric,
+						   VARSIZE_ANY(json->val.numeric));
+			return JENTRY_ISNUMERIC;
+		case jbvString:
+			appendBinaryStringInfoNT(buf, json->val.string.val,
+									 json->val.string.len);
+			return JENTRY_ISSTRING;
+		case jbvBinary:
+			append_aligned(buf, json->val.binary.data, json->val.binary.len);
+			return JENTRY_ISCONTAINER;
+		default:
+			elog(ERROR, "unexpected type of jsonb value: %d", json->type);
+			return JENTRY_ISNULL;
+	}
+}
+
+/*
  * All columns of the row, as one object.
  */
 static Jsonb *
-row_write(RuleSet *rs, TupleTableSlot *slot)
+row_write(RowWriter *writer, TupleTableSlot *slot)
 {
-	JsonbParseState *state = NULL;
+	StringInfoData buf;
+	Size		   values_begin;
 
-	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
-	for (int i = 0; i < rs->desc->natts; i++)
+	buf.maxlen = writer->head_len + 16 * writer->ncolumns;
+	buf.data = palloc(buf.maxlen);
+	resetStringInfo(&buf);
+	appendBinaryStringInfoNT(&buf, writer->head, writer->head_len);
+	values_begin = writer->head_len - writer->keys_len;
+	for (int i = 0; i < writer->ncolumns; i++)
 	{
-		ColumnWriter *writer = &rs->writers[i];
+		ColumnWriter *column = &writer->columns[i];
+		int			  begin = buf.len;
 		JsonbValue	  json;
+		uint32		  type;
 
-		if (writer->kind == WRITE_NOTHING)
-			continue;
-		json.type = jbvString;
-		json.val.string.val = writer->name;
-		json.val.string.len = writer->name_len;
-		(void) pushJsonbValue(&state, WJB_KEY, &json);
-		if (slot->tts_isnull[i])
+		if (slot->tts_isnull[column->column])
 			json.type = jbvNull;
 		else
-			value_write_any(writer, slot->tts_values[i], &json);
-		(void) pushJsonbValue(&state, WJB_VALUE, &json);
+			value_write_any(column, slot->tts_values[column->column], &json);
+		type = append_value(&buf, &json);
+		if (buf.len - values_begin > JENTRY_OFFLENMASK)
+			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+							errmsg("row of %zu bytes is too large for jsonb",
+								   (Size) buf.len)));
+		*VALUE_ENTRY(buf.data, writer, i) =
+			make_entry(type, writer->ncolumns + i, buf.len - begin,
+					   buf.len - values_begin);
 	}
-	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL));
+	SET_VARSIZE(buf.data, buf.len);
+	return (Jsonb *) buf.data;
 }
 
 /*
@@ -358,13 +484,13 @@ row_to_jsonb(RuleSet *rs, TupleTableSlot *slot)
 	SettingsSaved *saved;
 	Jsonb *volatile jsonb = NULL;
 
-	if (rs->writers == NULL)
-		rs->writers = writers_create(rs);
+	if (rs->writer == NULL)
+		rs->writer = writer_create(rs);
 	slot_getallattrs(slot);
 	saved = settings_fix();
 	PG_TRY();
 	{
-		jsonb = row_write(rs, slot);
+		jsonb = row_write(rs->writer, slot);
 	}
 	PG_FINALLY();
 	{

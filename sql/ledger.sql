@@ -78,6 +78,10 @@ INSERT INTO kinds VALUES
      (NULL, NULL), '{{1,2},{3,4}}', NULL, '(,)', NULL, 0);
 SELECT a.transaction = to_jsonb(k) - '{is_fraud,fraud_score,fraud_rules,fraud_alert_id}'::text[] AS same
   FROM kinds AS k JOIN fraud.alerts AS a ON a.id = k.fraud_alert_id ORDER BY a.id;
+SELECT a.id - min(a.id) OVER () AS nth, count(*) AS keys, bool_and(a.transaction -> e.key = e.value) AS found
+  FROM kinds AS k JOIN fraud.alerts AS a ON a.id = k.fraud_alert_id,
+       jsonb_each(to_jsonb(k) - '{is_fraud,fraud_score,fraud_rules,fraud_alert_id}'::text[]) AS e
+ GROUP BY a.id ORDER BY 1;
 SELECT a.transaction -> 'n' AS n, a.transaction -> 'tz' AS tz, a.transaction -> 'p' AS p, a.transaction -> 'g' AS g
   FROM kinds AS k JOIN fraud.alerts AS a ON a.id = k.fraud_alert_id ORDER BY a.id LIMIT 1;
 RESET TimeZone;
@@ -96,6 +100,34 @@ SELECT fraud.watch('odd');
 SELECT fraud.add_rule('odd', 'all', 'true');
 INSERT INTO odd VALUES (1, '{"a": 1}', 'fine'), (2, '"\u0000"', 'fine'), (3, '{"a": 3}', 'not');
 SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.odd' ORDER BY id;
+
+-- the ledger changes, or fails, under a transaction that writes alerts
+CREATE TABLE steady (id int);
+SELECT fraud.watch('steady');
+SELECT fraud.add_rule('steady', 'all', 'true');
+BEGIN;
+SAVEPOINT a;
+INSERT INTO steady VALUES (1);
+ROLLBACK TO a;
+INSERT INTO steady VALUES (2);
+CREATE INDEX steady_alerts ON fraud.alerts ((transaction ->> 'id')) WHERE table_name = 'ledger.steady';
+INSERT INTO steady VALUES (3), (4);
+SAVEPOINT b;
+SELECT setval('fraud.alerts_id_seq', (SELECT max(id) FROM fraud.alerts) - 1) IS NULL AS moved_back;
+\set VERBOSITY sqlstate
+INSERT INTO steady VALUES (5);
+\set VERBOSITY default
+ROLLBACK TO b;
+SELECT setval('fraud.alerts_id_seq', (SELECT max(id) FROM fraud.alerts)) IS NULL AS put_right;
+INSERT INTO steady VALUES (6);
+DROP INDEX fraud.steady_alerts;
+INSERT INTO steady SELECT generate_series(7, 300);
+COMMIT;
+SET enable_seqscan = off;
+SELECT count(*), min((transaction ->> 'id')::int), max((transaction ->> 'id')::int),
+       count(*) FILTER (WHERE a.id = s.fraud_alert_id AND s.id::text = transaction ->> 'id') AS linked
+  FROM steady AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id;
+RESET enable_seqscan;
 
 -- event times of other types
 CREATE TABLE days (id int, day date);

@@ -72,6 +72,15 @@ SET enable_seqscan = off;
 SELECT count(*) FROM tx WHERE id BETWEEN 1001 AND 6000;
 RESET enable_seqscan;
 
+-- the trigger that writes alerts is the user's to disable
+ALTER TABLE tx DISABLE TRIGGER "~~fraud_ledger";
+SELECT load('{id,amount}', E'8000\t1000\n');
+ALTER TABLE tx ENABLE TRIGGER "~~fraud_ledger";
+SELECT load('{id,amount}', E'8001\t1000\n');
+SELECT tx.id, is_fraud, a.id IS NOT NULL AS has_alert
+  FROM tx LEFT JOIN fraud.alerts AS a ON a.id = fraud_alert_id WHERE tx.id >= 8000 ORDER BY tx.id;
+DELETE FROM tx WHERE id >= 8000;
+
 -- what is left to COPY
 CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
 CREATE TRIGGER before_row BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION same();
