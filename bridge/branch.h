@@ -86,6 +86,7 @@ extern void branch_well(Branch *branch);
 /* branch_part.c */
 extern bool branch_take(Branch *branch, int32_t id);
 extern void branch_drop(Branch *branch, int index, bool unlock);
+extern bool branch_renew(Branch *branch, BranchPart *part);
 
 /* branch_metrics.c */
 extern BranchStats *branch_stats(const char *name);

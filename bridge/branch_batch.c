@@ -12,9 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define COMMIT_TIMEOUT_MS 40000
-#define CALL_TIMEOUT_MS 10000
-
 /*
  * What the database decided of the offsets that are not simply legit.  A dead
  * letter that has become a row since is judged as one.
@@ -41,8 +38,9 @@ typedef struct Batch
 	BranchPart *part;
 	size_t		count;
 	PGresult   *verdicts;
-	int			next; /* row of verdicts not passed yet */
-	bool		kept; /* some came from fraud.verdicts */
+	int			next;  /* row of verdicts not passed yet */
+	bool		kept;  /* some came from fraud.verdicts */
+	bool		renew; /* the producer is done with */
 	long long	outcomes[OUTCOMES];
 } Batch;
 
@@ -223,29 +221,21 @@ produce_all(Batch *batch)
 static bool
 commit(Batch *batch, int64_t position)
 {
-	rd_kafka_t						   *producer = batch->part->producer;
-	rd_kafka_consumer_group_metadata_t *group =
-		rd_kafka_consumer_group_metadata_new(batch->branch->group);
 	rd_kafka_topic_partition_list_t *list =
 		rd_kafka_topic_partition_list_new(1);
 	rd_kafka_resp_err_t code;
 	char				text[512];
-	bool				failed;
+	bool				done;
 
 	rd_kafka_topic_partition_list_add(list, batch->branch->topic,
 									  batch->part->id)
 		->offset = position;
-	failed = producer_failed(rd_kafka_send_offsets_to_transaction(
-								 producer, list, group, CALL_TIMEOUT_MS),
-							 &code, text, sizeof(text)) ||
-			 producer_failed(
-				 rd_kafka_commit_transaction(producer, COMMIT_TIMEOUT_MS),
-				 &code, text, sizeof(text));
+	done = producer_commit(batch->part->producer, list, batch->branch->group,
+						   &batch->renew, &code, text, sizeof(text));
 	rd_kafka_topic_partition_list_destroy(list);
-	rd_kafka_consumer_group_metadata_destroy(group);
-	if (failed)
+	if (!done)
 		branch_trouble(batch->branch, "could not end a transaction: %s", text);
-	return !failed;
+	return done;
 }
 
 /*
@@ -343,5 +333,6 @@ branch_send(Branch *branch, BranchPart *part)
 		atomic_fetch_add(&branch->stats->records[i], batch.outcomes[i]);
 	forget_sent(part, batch.count);
 	branch_well(branch);
-	return write_mirror(&batch, position);
+	return write_mirror(&batch, position) &&
+		   (!batch.renew || branch_renew(branch, part));
 }

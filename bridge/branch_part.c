@@ -258,6 +258,17 @@ open_producer(Branch *branch, int32_t id)
 	return NULL;
 }
 
+/* Have a new producer for the next transaction; false: there is trouble */
+bool
+branch_renew(Branch *branch, BranchPart *part)
+{
+	log_debug("source \"%s\": renewing the producer of partition %d",
+			  branch->name, part->id);
+	producer_destroy(part->producer);
+	part->producer = open_producer(branch, part->id);
+	return part->producer != NULL;
+}
+
 /* Begin to read a partition */
 static bool
 assign(Branch *branch, int32_t id, int64_t position)

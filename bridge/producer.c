@@ -4,14 +4,24 @@
  *
  * librdkafka speaks the first version of Kafka's transactions, in which a
  * late EndTxn may end the next transaction.  So a producer is never used
- * again after a commit or an abort that did not end well: it is destroyed,
- * and init_transactions of the next one fences whatever is still on its way.
+ * again after a commit that did not end well: it is destroyed, and
+ * init_transactions of the next one fences whatever is still on its way.
+ *
+ * The same holds for a commit that did end well, but at the second try:
+ * librdkafka sends a request that was lost with its connection again, and
+ * says nothing of it.  It does so no sooner than retry.backoff.ms after it
+ * was lost, so a commit that took less than that had one try only.
  */
 #include "producer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define CALL_TIMEOUT_MS 10000
+#define COMMIT_TIMEOUT_MS 40000
+#define RETRY_MS "100"
+#define ONE_TRY_MS 75 /* newer versions let it vary by a fifth */
 
 /* librdkafka's log lines go to ours */
 static void
@@ -68,6 +78,7 @@ set_all(rd_kafka_conf_t *conf, const char *transactional_id, char *err,
 		{"enable.idempotence", "true"},
 		{"message.timeout.ms", "30000"},
 		{"transaction.timeout.ms", "60000"},
+		{"retry.backoff.ms", RETRY_MS},
 	};
 	const Options *opts = options();
 	bool		   ok = true;
@@ -135,4 +146,36 @@ producer_failed(rd_kafka_error_t *error, rd_kafka_resp_err_t *code, char *err,
 	string_copy(err, rd_kafka_error_string(error), errlen);
 	rd_kafka_error_destroy(error);
 	return true;
+}
+
+/*
+ * Put offsets of a group into the transaction and end it; false with an error.
+ * What was produced is delivered first, so that only what moves the
+ * transaction itself is timed: *renew is set if one of these requests may have
+ * been sent twice.  The producer is not to be used for another transaction
+ * then, nor after a failure.
+ */
+bool
+producer_commit(rd_kafka_t							  *producer,
+				const rd_kafka_topic_partition_list_t *offsets,
+				const char *group, bool *renew, rd_kafka_resp_err_t *code,
+				char *err, size_t errlen)
+{
+	rd_kafka_consumer_group_metadata_t *metadata =
+		rd_kafka_consumer_group_metadata_new(group);
+	int64_t start;
+	bool	failed;
+
+	/* what cannot be delivered fails the calls below */
+	rd_kafka_flush(producer, COMMIT_TIMEOUT_MS);
+	start = now_ms();
+	failed = producer_failed(rd_kafka_send_offsets_to_transaction(
+								 producer, offsets, metadata, CALL_TIMEOUT_MS),
+							 code, err, errlen) ||
+			 producer_failed(
+				 rd_kafka_commit_transaction(producer, COMMIT_TIMEOUT_MS), code,
+				 err, errlen);
+	*renew = now_ms() - start >= ONE_TRY_MS;
+	rd_kafka_consumer_group_metadata_destroy(metadata);
+	return !failed;
 }

@@ -14,6 +14,11 @@ extern rd_kafka_t *producer_create(const char	 *transactional_id,
 								   ProducerReport report, char *err,
 								   size_t errlen);
 extern void		   producer_destroy(rd_kafka_t *producer);
+extern bool		   producer_commit(rd_kafka_t							 *producer,
+								   const rd_kafka_topic_partition_list_t *offsets,
+								   const char *group, bool *renew,
+								   rd_kafka_resp_err_t *code, char *err,
+								   size_t errlen);
 extern bool producer_failed(rd_kafka_error_t *error, rd_kafka_resp_err_t *code,
 							char *err, size_t errlen);
 

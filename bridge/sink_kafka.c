@@ -20,7 +20,6 @@
 #include <string.h>
 
 #define CALL_TIMEOUT_MS 10000
-#define COMMIT_TIMEOUT_MS 40000
 #define BATCH_ROWS 10000
 #define BATCH_BYTES (8 * 1024 * 1024)
 #define TOPIC_TRIES 10
@@ -38,6 +37,7 @@ struct Sink
 	char			 done[37];	 /* uuid of the last batch in Kafka */
 	int64_t			 position;	 /* alert id that goes with it */
 	int64_t			 refresh_at; /* now_ms(): the bookmark is renewed */
+	bool			 renew;		 /* the producer, before it is used again */
 };
 
 /* A text option; NULL when it is not given */
@@ -323,31 +323,6 @@ produce(Sink *sink, SinkEvent *event)
 	return code;
 }
 
-/* Put a batch's uuid into the transaction */
-static rd_kafka_error_t *
-send_bookmark(Sink *sink, const char *uuid, int64_t position)
-{
-	rd_kafka_topic_partition_list_t	   *list = bookmark_place(sink);
-	rd_kafka_consumer_group_metadata_t *group =
-		rd_kafka_consumer_group_metadata_new(sink->id);
-	rd_kafka_error_t *error;
-	Buffer			  text;
-
-	buf_init(&text);
-	buf_printf(&text, BOOKMARK "%s", uuid);
-	list->elems[0].offset = position;
-	list->elems[0].metadata = text.data;
-	list->elems[0].metadata_size = text.len;
-	error = rd_kafka_send_offsets_to_transaction(sink->producer, list, group,
-												 CALL_TIMEOUT_MS);
-	list->elems[0].metadata = NULL;
-	list->elems[0].metadata_size = 0;
-	buf_free(&text);
-	rd_kafka_consumer_group_metadata_destroy(group);
-	rd_kafka_topic_partition_list_destroy(list);
-	return error;
-}
-
 /* Number of events that are refused for good */
 static int
 count_refused(const SinkBatch *batch)
@@ -359,21 +334,55 @@ count_refused(const SinkBatch *batch)
 	return n;
 }
 
-/* Put the bookmark into the transaction and end it */
+/* Begin a transaction, by a new producer if the last one is done with */
 static SinkResult
-commit(Sink *sink, const char *uuid, int64_t position, SinkError *err)
+begin(Sink *sink, SinkError *err)
 {
 	rd_kafka_resp_err_t code;
 	char				text[512];
-	bool				failed;
 
-	failed = producer_failed(send_bookmark(sink, uuid, position), &code, text,
-							 sizeof(text)) ||
-			 producer_failed(
-				 rd_kafka_commit_transaction(sink->producer, COMMIT_TIMEOUT_MS),
-				 &code, text, sizeof(text));
+	if (sink->renew)
+	{
+		SinkResult result;
+
+		log_debug("sink \"%s\": renewing its producer", sink->setup->name);
+		producer_destroy(sink->producer);
+		sink->producer = NULL;
+		result = take_over(sink, err);
+		if (result != SINK_DONE)
+			return result == SINK_RETRY ? SINK_REOPEN : result;
+		sink->renew = false;
+	}
+	if (!producer_failed(rd_kafka_begin_transaction(sink->producer), &code,
+						 text, sizeof(text)))
+		return SINK_DONE;
+	sink_error(err, "could not begin a transaction in Kafka: %s", text);
+	return judge(code);
+}
+
+/* Put the bookmark, the batch's uuid, into the transaction and end it */
+static SinkResult
+commit(Sink *sink, const char *uuid, int64_t position, SinkError *err)
+{
+	rd_kafka_topic_partition_list_t *list = bookmark_place(sink);
+	rd_kafka_resp_err_t				 code;
+	Buffer							 bookmark;
+	char							 text[512];
+	bool							 done;
+
+	buf_init(&bookmark);
+	buf_printf(&bookmark, BOOKMARK "%s", uuid);
+	list->elems[0].offset = position;
+	list->elems[0].metadata = bookmark.data;
+	list->elems[0].metadata_size = bookmark.len;
+	done = producer_commit(sink->producer, list, sink->id, &sink->renew, &code,
+						   text, sizeof(text));
+	list->elems[0].metadata = NULL;
+	list->elems[0].metadata_size = 0;
+	buf_free(&bookmark);
+	rd_kafka_topic_partition_list_destroy(list);
 	rd_kafka_poll(sink->producer, 0);
-	if (failed)
+	if (!done)
 	{
 		sink_error(err, "could not commit to Kafka: %s", text);
 		return judge(code);
@@ -387,18 +396,14 @@ commit(Sink *sink, const char *uuid, int64_t position, SinkError *err)
 static SinkResult
 send_transaction(Sink *sink, SinkBatch *batch, SinkError *err)
 {
-	rd_kafka_resp_err_t code;
-	char				text[512];
+	SinkResult result = begin(sink, err);
 
-	if (producer_failed(rd_kafka_begin_transaction(sink->producer), &code, text,
-						sizeof(text)))
-	{
-		sink_error(err, "could not begin a transaction in Kafka: %s", text);
-		return judge(code);
-	}
+	if (result != SINK_DONE)
+		return result;
 	for (int i = 0; i < batch->nevents; i++)
 	{
-		SinkEvent *event = &batch->events[i];
+		SinkEvent		   *event = &batch->events[i];
+		rd_kafka_resp_err_t code;
 
 		if (event->refused != NULL)
 			continue;
@@ -457,17 +462,13 @@ kafka_send(Sink *sink, SinkBatch *batch, SinkError *err)
 static SinkResult
 kafka_idle(Sink *sink, SinkError *err)
 {
-	rd_kafka_resp_err_t code;
-	char				text[512];
+	SinkResult result;
 
 	if (sink->done[0] == '\0' || now_ms() < sink->refresh_at)
 		return SINK_DONE;
-	if (producer_failed(rd_kafka_begin_transaction(sink->producer), &code, text,
-						sizeof(text)))
-	{
-		sink_error(err, "could not begin a transaction in Kafka: %s", text);
-		return judge(code);
-	}
+	result = begin(sink, err);
+	if (result != SINK_DONE)
+		return result;
 	return commit(sink, sink->done, sink->position, err);
 }
 

@@ -17,6 +17,15 @@
  *
  * The answer to that request is lost: the connection is shut down instead.
  * FRAUD_FAULT_LOG names a file to which "done" is written when it happened.
+ *
+ *	FRAUD_FAULT_COMMIT=MS
+ *
+ * Kafka's transactions get no more than so long to be committed.
+ *
+ *	FRAUD_FAULT_WAIT=FILE
+ *
+ * A transaction that has its records waits for its position while there is
+ * such a file.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -187,6 +196,34 @@ original(void **cache, const char *name)
 	if (*cache == NULL)
 		*cache = dlsym(RTLD_NEXT, name);
 	return *cache;
+}
+
+/* rd_kafka_error_t *rd_kafka_commit_transaction(rd_kafka_t *, int) */
+void *
+rd_kafka_commit_transaction(void *producer, int timeout_ms)
+{
+	static void *cache;
+	void *(*next)(void *, int) =
+		original(&cache, "rd_kafka_commit_transaction");
+	const char *most = getenv("FRAUD_FAULT_COMMIT");
+
+	return next(producer,
+				most != NULL ? (int) strtol(most, NULL, 10) : timeout_ms);
+}
+
+/* The same for rd_kafka_send_offsets_to_transaction() */
+void *
+rd_kafka_send_offsets_to_transaction(void *producer, const void *offsets,
+									 const void *group, int timeout_ms)
+{
+	static void *cache;
+	void *(*next)(void *, const void *, const void *, int) =
+		original(&cache, "rd_kafka_send_offsets_to_transaction");
+	const char *file = getenv("FRAUD_FAULT_WAIT");
+
+	while (file != NULL && access(file, F_OK) == 0)
+		usleep(1000);
+	return next(producer, offsets, group, timeout_ms);
 }
 
 ssize_t

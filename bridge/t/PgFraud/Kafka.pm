@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use PgFraud::Part qw(free_port need part_script run_dir wait_for);
 use PgFraud::Process;
+use PgFraud::Proxy;
 use PgFraud::Wire;
 use Time::HiRes;
 
@@ -34,7 +35,9 @@ sub at
 	  $class;
 }
 
-# One's own broker; properties => { 'log.retention.ms' => ... }
+# One's own broker; properties => { 'log.retention.ms' => ... }.  With
+# proxied => 1 it has a second address, proxied_address, at which everything
+# goes through a PgFraud::Proxy: proxy.
 sub new
 {
 	my ($class, %args) = @_;
@@ -43,6 +46,20 @@ sub new
 		controller => free_port(), properties => $args{properties} // {} },
 	  $class;
 	$self->{address} = "127.0.0.1:$self->{port}";
+	if ($args{proxied})
+	{
+		my $inner = free_port();
+		my $proxy = $self->{proxy} = PgFraud::Proxy->start($inner);
+		my %add = (
+			'listeners' => "PLAINTEXT://$self->{address},"
+			  . "PROXIED://127.0.0.1:$inner,"
+			  . "CONTROLLER://127.0.0.1:$self->{controller}",
+			'advertised.listeners' => "PLAINTEXT://$self->{address},"
+			  . 'PROXIED://' . $proxy->address,
+			'listener.security.protocol.map' => 'PLAINTEXT:PLAINTEXT,'
+			  . 'PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT');
+		$self->{properties} = { %{ $self->{properties} }, %add };
+	}
 	$self->start;
 	return $self;
 }
@@ -50,6 +67,8 @@ sub new
 sub address { return $_[0]{address}; }
 sub port { return $_[0]{port} // (split /:/, $_[0]{address})[1]; }
 sub process { return $_[0]{process}; }
+sub proxy { return $_[0]{proxy}; }
+sub proxied_address { return $_[0]{proxy}->address; }
 
 sub start
 {

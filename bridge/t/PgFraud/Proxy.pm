@@ -1,5 +1,7 @@
-# A TCP proxy that makes a network's troubles: it delays, holds back, cuts,
-# refuses, and can cut a connection between a request and its answer.
+# A TCP proxy that makes a network's troubles: it delays, holds back in both
+# directions or in one, cuts at once or within a message, refuses, can cut a
+# connection between a request and its answer, and can keep a request to
+# deliver it later.
 
 package PgFraud::Proxy;
 
@@ -59,12 +61,25 @@ sub _tell
 
 # Everything flows, new connections are taken
 sub pass { $_[0]->_tell('pass'); }
-# Closes every connection there is, with a reset; new ones are taken
+# Closes every connection there is, with a reset; new ones are taken; what was
+# kept is lost
 sub cut { $_[0]->_tell('cut'); }
 # The same, and new ones are reset at once until pass
 sub refuse { $_[0]->_tell('refuse'); }
-# Nothing flows, nothing closes: a cut cable, until pass
-sub hold { $_[0]->_tell('hold'); }
+# Nothing flows, nothing closes: a cut cable, until pass.  'up': only what the
+# clients send is held, 'down': only what they are sent.
+sub hold { $_[0]->_tell('hold ' . ($_[1] // 'both')); }
+# So many bytes more, in both directions together, then all connections are
+# reset, in the middle of a message perhaps
+sub cut_after { $_[0]->_tell("after $_[1]"); }
+# The next request that matches is not passed on: its connection to the server
+# stays open, whatever its client does, and says nothing more until release,
+# which delivers the oldest one that is kept.  Its client finds the connection
+# 'reset', or 'quiet'.
+sub keep { $_[0]->_tell("keep $_[2] " . unpack('H*', "$_[1]")); }
+# How many are kept
+sub kept { return $_[0]->_tell('kept?'); }
+sub release { $_[0]->_tell('release'); }
 # Every piece of data is this many milliseconds late
 sub delay { $_[0]->_tell("delay $_[1]"); }
 # The next request that has these bytes is passed on, its answer is not: once
@@ -94,7 +109,7 @@ sub DESTROY
 sub _reset
 {
 	my ($pair) = @_;
-	foreach my $socket (@$pair{qw(client server)})
+	foreach my $socket (grep { defined } @$pair{qw(client server)})
 	{
 		setsockopt($socket, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0));
 		close($socket);
@@ -105,8 +120,15 @@ sub _reset
 sub _serve
 {
 	my ($listen, $control, $target) = @_;
-	my (%pairs, $lose, $lost);
+	my (%pairs, $lose, $lost, $keep, $then, $left, @kept, @released);
 	my ($mode, $delay, $orders) = ('pass', 0, '');
+	my %held = (up => 0, down => 0);
+	my $cut = sub {
+		_reset($_) for values %pairs;
+		%pairs = @kept = @released = ();
+		undef $left;
+		undef $keep;
+	};
 
 	while (1)
 	{
@@ -117,12 +139,12 @@ sub _serve
 			foreach my $way (@{ $pair->{ways} })
 			{
 				# What is late or held back stops the reading, too
+				next if $held{ $way->{name} };
 				$select->add($way->{from})
-				  if $mode ne 'hold' && @{ $way->{queue} } < 64
-				  && !$way->{closed};
-				next if !@{ $way->{queue} } || $mode eq 'hold';
-				my $left = $way->{queue}[0][0] - time();
-				$wait = $left if $left < $wait;
+				  if @{ $way->{queue} } < 64 && !$way->{closed};
+				next if !@{ $way->{queue} };
+				my $late = $way->{queue}[0][0] - time();
+				$wait = $late if $late < $wait;
 			}
 		}
 		my %ready = map { $_ => 1 } $select->can_read($wait < 0 ? 0 : $wait);
@@ -134,12 +156,30 @@ sub _serve
 			{
 				my ($order, $value) = split / /, $1, 2;
 				my $answer = 'ok';
-				if ($order eq 'cut' || $order eq 'refuse')
+				$cut->() if $order eq 'cut' || $order eq 'refuse';
+				if ($order =~ /^(pass|refuse)$/)
 				{
-					_reset($_) for values %pairs;
-					%pairs = ();
+					$mode = $order;
+					%held = (up => 0, down => 0);
 				}
-				if ($order =~ /^(pass|refuse|hold)$/) { $mode = $order; }
+				elsif ($order eq 'hold')
+				{
+					$held{up} = $value ne 'down';
+					$held{down} = $value ne 'up';
+				}
+				elsif ($order eq 'after') { $left = $value; }
+				elsif ($order eq 'keep')
+				{
+					($then, $keep) = split / /, $value;
+					$keep = pack('H*', $keep);
+				}
+				elsif ($order eq 'kept?') { $answer = @kept; }
+				elsif ($order eq 'release')
+				{
+					# It stays open: the server has yet to read that.
+					push @released, shift @kept;
+					syswrite($released[-1][0], $released[-1][1]);
+				}
 				elsif ($order eq 'delay') { $delay = $value / 1000; }
 				elsif ($order eq 'lose')
 				{
@@ -166,8 +206,9 @@ sub _serve
 				$pairs{$client} = { client => $client, server => $server,
 					ways => [
 						{ from => $client, to => $server, queue => [],
-							up => 1 },
-						{ from => $server, to => $client, queue => [] } ] };
+							up => 1, name => 'up' },
+						{ from => $server, to => $client, queue => [],
+							name => 'down' } ] };
 			}
 			elsif ($client)
 			{
@@ -195,6 +236,19 @@ sub _serve
 					$pair->{doomed} = 1;
 					undef $lose;
 				}
+				if ($way->{up} && defined $keep && $data =~ /$keep/s)
+				{
+					push @kept, [ $pair->{server}, $data ];
+					$pair->{kept} = 1;
+					undef $keep;
+					if ($then eq 'reset')
+					{
+						_reset({ client => $pair->{client} });
+						delete $pairs{$id};
+						next PAIR;
+					}
+				}
+				next if $pair->{kept};
 				if (!$way->{up} && $pair->{doomed})
 				{
 					$lost = 1;
@@ -204,12 +258,23 @@ sub _serve
 				}
 				push @{ $way->{queue} }, [ time() + $delay, $data ];
 			}
-			next if $mode eq 'hold';
 			foreach my $way (@{ $pair->{ways} })
 			{
+				next if $held{ $way->{name} };
 				while (@{ $way->{queue} } && $way->{queue}[0][0] <= time())
 				{
 					my $data = shift(@{ $way->{queue} })->[1];
+					if (defined $left && defined $data)
+					{
+						$left -= length $data;
+						if ($left <= 0)
+						{
+							syswrite($way->{to},
+								substr($data, 0, length($data) + $left));
+							$cut->();
+							last PAIR;
+						}
+					}
 					while (defined $data && length $data)
 					{
 						my $n = syswrite($way->{to}, $data);
@@ -220,7 +285,7 @@ sub _serve
 					{
 						# An end passes on as an end.
 						close($pair->{client});
-						close($pair->{server});
+						close($pair->{server}) unless $pair->{kept};
 						delete $pairs{$id};
 						next PAIR;
 					}
