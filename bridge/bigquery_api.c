@@ -195,7 +195,7 @@ find_service(Bq *bq, SinkError *err)
 
 /* Find service, credentials and table; bq_close() is due in any case */
 SinkResult
-bq_open(Bq *bq, const SinkSetup *setup, bool load, SinkError *err)
+bq_open(Bq *bq, const SinkSetup *setup, BqForm form, SinkError *err)
 {
 	SinkResult result = SINK_DONE;
 
@@ -211,7 +211,7 @@ bq_open(Bq *bq, const SinkSetup *setup, bool load, SinkError *err)
 		result = find_service(bq, err);
 	if (result == SINK_DONE)
 	{
-		bq_schema_build(&bq->schema, setup, bq->oauth == NULL, load);
+		bq_schema_build(&bq->schema, setup, bq->oauth == NULL, form);
 		result = bq_table_prepare(bq, err);
 	}
 	return result;

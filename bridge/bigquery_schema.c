@@ -112,13 +112,13 @@ type_name(const char *type)
 
 /* Append the jsonb expression for one value; json is an expression of jsonb */
 static void
-append_scalar(Buffer *sql, const char *type, bool load, const char *json)
+append_scalar(Buffer *sql, const char *type, BqForm form, const char *json)
 {
 	/* JSON is itself in a file, and a text of it in a request */
 	if (strcmp(type, "BOOL") == 0 || strcmp(type, "FLOAT64") == 0 ||
-		(load && strcmp(type, "JSON") == 0))
+		(form == BQ_FILE && strcmp(type, "JSON") == 0))
 		buf_append_str(sql, json);
-	else if (strcmp(type, "BYTES") == 0)
+	else if (strcmp(type, "BYTES") == 0 && form != BQ_ROWS)
 		buf_printf(sql,
 				   "to_jsonb(translate(encode(decode(substr(%s #>> '{}', 3), "
 				   "'hex'), 'base64'), E'\\n', ''))",
@@ -152,13 +152,13 @@ source_expression(const BqSchema *schema, const char *source, const char *type,
 				   "CASE WHEN jsonb_typeof(%s) = 'array' THEN COALESCE((SELECT "
 				   "jsonb_agg(",
 				   json.data);
-		append_scalar(&sql, type, schema->load, "e.value");
+		append_scalar(&sql, type, schema->form, "e.value");
 		buf_printf(&sql,
 				   ") FROM jsonb_array_elements(%s) AS e), '[]') ELSE '[]' END",
 				   json.data);
 	}
 	else
-		append_scalar(&sql, type, schema->load, json.data);
+		append_scalar(&sql, type, schema->form, json.data);
 	buf_free(&json);
 	return sql.data;
 }
@@ -253,8 +253,8 @@ add_any_table_fields(BqSchema *schema)
 	add_ledger_field(schema, "table_name", "STRING", false,
 					 "to_jsonb(a.table_name)");
 	add_ledger_field(schema, "transaction", "JSON", false,
-					 schema->load ? "a.transaction"
-								  : "to_jsonb(a.transaction::text)");
+					 schema->form == BQ_FILE ? "a.transaction"
+											 : "to_jsonb(a.transaction::text)");
 	add_ledger_field(schema, "occurred_at", "TIMESTAMP", false,
 					 "to_jsonb(a.occurred_at)");
 	add_ledger_field(schema, "source", "STRING", false, "to_jsonb(a.source)");
@@ -272,9 +272,9 @@ add_any_table_fields(BqSchema *schema)
  */
 void
 bq_schema_build(BqSchema *schema, const SinkSetup *setup, bool emulator,
-				bool load)
+				BqForm form)
 {
-	schema->load = load;
+	schema->form = form;
 	for (int i = 0; i < setup->ncolumns; i++)
 	{
 		const SinkColumn *column = &setup->columns[i];
@@ -301,6 +301,22 @@ bq_schema_build(BqSchema *schema, const SinkSetup *setup, bool emulator,
 					 "to_jsonb(a.detected_at)");
 	if (setup->reviews)
 		add_review_fields(schema);
+}
+
+/* Rows are made for the type that a column has, whoever made the table */
+static void
+take_type(BqSchema *schema, BqField *field, const char *type)
+{
+	if (schema->form != BQ_ROWS || strcmp(field->type, type_name(type)) == 0)
+		return;
+	free(field->type);
+	field->type = xstrdup(type_name(type));
+	if (field->source != NULL)
+	{
+		free(field->sql);
+		field->sql = source_expression(schema, field->source, field->type,
+									   field->repeated);
+	}
 }
 
 /*
@@ -341,7 +357,10 @@ bq_schema_merge(BqSchema *schema, json_t *fields, bool *missing, SinkError *err)
 			return false;
 		}
 		else if (field != NULL && field - schema->fields < ours)
+		{
 			found[field - schema->fields] = true;
+			take_type(schema, field, type);
+		}
 	}
 	*missing = false;
 	for (int n = 0; n < ours; n++)
@@ -365,12 +384,43 @@ bq_schema_json(const BqSchema *schema)
 	return json_pack("{s:o}", "fields", fields);
 }
 
-/* The expression that makes a row; a function takes 100 arguments at most */
+/* Append the text of a field; that of an array is an array's */
+static void
+append_text(const BqField *field, Buffer *sql)
+{
+	if (field->repeated)
+		buf_printf(sql,
+				   "(SELECT array_agg(e) FROM jsonb_array_elements_text(%s) "
+				   "AS e)::text",
+				   field->sql);
+	else if (field->source == NULL || strcmp(field->type, "JSON") == 0)
+		buf_printf(sql, "(%s) #>> '{}'", field->sql);
+	else
+	{
+		buf_append_str(sql, "a.transaction ->> ");
+		pg_append_literal(sql, field->source);
+	}
+}
+
+/*
+ * The expression that makes a row: an object, or the fields' texts in their
+ * order.  A function takes 100 arguments at most.
+ */
 void
 bq_schema_value(const BqSchema *schema, Buffer *sql)
 {
+	if (schema->form == BQ_ROWS)
+	{
+		for (int i = 0; i < schema->nfields; i++)
+		{
+			buf_append_str(sql, i == 0 ? "ARRAY[" : ", ");
+			append_text(&schema->fields[i], sql);
+		}
+		buf_append_str(sql, "]::text");
+		return;
+	}
 	/* it would go into JSON that is not a text */
-	buf_append_str(sql, schema->load ? "(" : "jsonb_strip_nulls(");
+	buf_append_str(sql, schema->form == BQ_FILE ? "(" : "jsonb_strip_nulls(");
 	for (int i = 0; i < schema->nfields; i++)
 	{
 		if (i % 40 == 0)

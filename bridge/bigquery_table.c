@@ -30,8 +30,8 @@ clusterable(const BqField *field)
 }
 
 /* The field of the ledger, by the expression that makes it */
-static const BqField *
-ledger_field(const Bq *bq, const char *sql)
+const BqField *
+bq_ledger_field(const Bq *bq, const char *sql)
 {
 	for (int i = 0; i < bq->schema.nfields; i++)
 		if (bq->schema.fields[i].source == NULL &&
@@ -52,7 +52,7 @@ cluster_field(const Bq *bq)
 			strcmp(field->source, bq->setup->entity) == 0 && clusterable(field))
 			return field;
 	}
-	return ledger_field(bq, "to_jsonb(a.id)");
+	return bq_ledger_field(bq, "to_jsonb(a.id)");
 }
 
 /* Append the address of a table (empty: of all tables) of the dataset */
@@ -111,13 +111,14 @@ static SinkResult
 create_table(Bq *bq, SinkError *err)
 {
 	HttpResponse response;
-	const char *detected_at = ledger_field(bq, "to_jsonb(a.detected_at)")->name;
-	json_t	   *body = json_pack(
-			"{s:o, s:o, s:{s:s, s:s}, s:{s:[s]}, s:s}", "tableReference",
-			table_reference(bq, bq->table), "schema", bq_schema_json(&bq->schema),
-			"timePartitioning", "type", "DAY", "field", detected_at, "clustering",
-			"fields", cluster_field(bq)->name, "description",
-			"Frauds found by pg_fraud");
+	const char	*detected_at =
+		bq_ledger_field(bq, "to_jsonb(a.detected_at)")->name;
+	json_t *body = json_pack(
+		"{s:o, s:o, s:{s:s, s:s}, s:{s:[s]}, s:s}", "tableReference",
+		table_reference(bq, bq->table), "schema", bq_schema_json(&bq->schema),
+		"timePartitioning", "type", "DAY", "field", detected_at, "clustering",
+		"fields", cluster_field(bq)->name, "description",
+		"Frauds found by pg_fraud");
 	SinkResult result;
 
 	http_response_init(&response);
@@ -142,7 +143,7 @@ create_view(Bq *bq)
 	SinkError	   err = {0};
 	Buffer		   name;
 	Buffer		   query;
-	const BqField *review = ledger_field(bq, "to_jsonb(r.id)");
+	const BqField *review = bq_ledger_field(bq, "to_jsonb(r.id)");
 
 	buf_init(&name);
 	buf_init(&query);
@@ -151,9 +152,9 @@ create_view(Bq *bq)
 			   "SELECT * FROM `%s.%s.%s` WHERE TRUE QUALIFY ROW_NUMBER() "
 			   "OVER (PARTITION BY %s%s%s ORDER BY %s) = 1",
 			   bq->project, bq->dataset, bq->table,
-			   ledger_field(bq, "to_jsonb(a.event_id)")->name,
+			   bq_ledger_field(bq, "to_jsonb(a.event_id)")->name,
 			   review != NULL ? ", " : "", review != NULL ? review->name : "",
-			   ledger_field(bq, "to_jsonb(a.detected_at)")->name);
+			   bq_ledger_field(bq, "to_jsonb(a.detected_at)")->name);
 	http_response_init(&response);
 	if (call_json(bq, "POST", "",
 				  json_pack("{s:o, s:{s:s, s:b}, s:s}", "tableReference",

@@ -31,11 +31,12 @@ struct Http
 	bool (*cancelled)(void *);
 	void *arg;
 	/* of the request that runs */
-	HttpResponse *response;
-	bool		  open_policy; /* any address will do */
-	bool		  refused;
-	bool		  too_large;
-	char		  error[CURL_ERROR_SIZE];
+	HttpResponse	  *response;
+	bool			   open_policy; /* any address will do */
+	bool			   refused;
+	bool			   too_large;
+	struct curl_slist *headers;
+	char			   error[CURL_ERROR_SIZE];
 };
 
 /* Is this IPv4 address loopback, link-local, private or otherwise not public? */
@@ -290,8 +291,8 @@ set_defaults(Http *http)
 	curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
 }
 
-/* What the request asks for; returns the list of headers to be freed */
-static struct curl_slist *
+/* What the request asks for */
+static void
 set_request(Http *http, const HttpRequest *request)
 {
 	CURL			  *curl = http->curl;
@@ -313,7 +314,7 @@ set_request(Http *http, const HttpRequest *request)
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body);
 	}
 	curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
-	return headers;
+	http->headers = headers;
 }
 
 /* Say in words why there is no answer */
@@ -338,9 +339,12 @@ describe_failure(Http *http, CURLcode code)
 										: curl_easy_strerror(code));
 }
 
-/* Make everything ready for a request; the headers are to be freed */
-static struct curl_slist *
-begin_request(Http *http, const HttpRequest *request, HttpResponse *response)
+/*
+ * Make everything ready for a request.  Returns libcurl's handle, for those
+ * who drive it themselves.
+ */
+void *
+http_begin(Http *http, const HttpRequest *request, HttpResponse *response)
 {
 	buf_reset(&response->body);
 	response->status = 0;
@@ -353,20 +357,22 @@ begin_request(Http *http, const HttpRequest *request, HttpResponse *response)
 	http->error[0] = '\0';
 	http->open_policy = request->trusted || url_host_allowed(request->url);
 	set_defaults(http);
-	return set_request(http, request);
+	set_request(http, request);
+	return http->curl;
 }
 
-/* Take down what became of it */
-static void
-end_request(Http *http, CURLcode code, struct curl_slist *headers)
+/* Take down what became of it, by libcurl's code */
+void
+http_end(Http *http, int code)
 {
 	long status = 0;
 
 	if (code == CURLE_OK)
 		curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);
 	else
-		describe_failure(http, code);
-	curl_slist_free_all(headers);
+		describe_failure(http, (CURLcode) code);
+	curl_slist_free_all(http->headers);
+	http->headers = NULL;
 	http->response->status = (int) status;
 	buf_append(&http->response->body, "", 0); /* a zero byte at the end */
 }
@@ -375,9 +381,8 @@ end_request(Http *http, CURLcode code, struct curl_slist *headers)
 bool
 http_send(Http *http, const HttpRequest *request, HttpResponse *response)
 {
-	struct curl_slist *headers = begin_request(http, request, response);
-
-	end_request(http, curl_easy_perform(http->curl), headers);
+	http_begin(http, request, response);
+	http_end(http, (int) curl_easy_perform(http->curl));
 	return response->status != 0;
 }
 
@@ -396,10 +401,9 @@ http_retriable(const HttpResponse *response)
 /* A place for one request at a time */
 typedef struct HttpSlot
 {
-	Http			  *http;
-	HttpResponse	   response;
-	struct curl_slist *headers;
-	int				   number; /* of the request that runs, -1: none */
+	Http		*http;
+	HttpResponse response;
+	int			 number; /* of the request that runs, -1: none */
 } HttpSlot;
 
 struct HttpPool
@@ -457,7 +461,7 @@ start_slot(HttpPool *pool, HttpSlot *slot, int number, HttpPrepare prepare,
 	memset(&request, 0, sizeof(request));
 	prepare(arg, number, &request);
 	slot->number = number;
-	slot->headers = begin_request(slot->http, &request, &slot->response);
+	http_begin(slot->http, &request, &slot->response);
 	curl_easy_setopt(slot->http->curl, CURLOPT_PRIVATE, slot);
 	curl_multi_add_handle(pool->multi, slot->http->curl);
 }
@@ -478,7 +482,7 @@ reap_slots(HttpPool *pool, HttpDone done, void *arg, bool *go_on)
 
 		curl_easy_getinfo(curl, CURLINFO_PRIVATE, (char **) &slot);
 		curl_multi_remove_handle(pool->multi, curl);
-		end_request(slot->http, code, slot->headers);
+		http_end(slot->http, (int) code);
 		if (!done(arg, slot->number, &slot->response))
 			*go_on = false;
 		slot->number = -1;

@@ -36,6 +36,9 @@ extern Http *http_open(bool (*cancelled)(void *), void *arg);
 extern void	 http_close(Http *http);
 extern bool	 http_send(Http *http, const HttpRequest *request,
 					   HttpResponse *response);
+extern void *http_begin(Http *http, const HttpRequest *request,
+						HttpResponse *response);
+extern void	 http_end(Http *http, int code);
 extern void	 http_response_init(HttpResponse *response);
 extern void	 http_response_free(HttpResponse *response);
 extern bool	 http_retriable(const HttpResponse *response);

@@ -122,6 +122,7 @@ typedef struct SinkKind
 
 extern const SinkKind sink_bigquery;
 extern const SinkKind sink_bigquery_load;
+extern const SinkKind sink_bigquery_storage;
 extern const SinkKind sink_kafka;
 extern const SinkKind sink_webhook;
 

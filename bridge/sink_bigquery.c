@@ -38,7 +38,7 @@ static SinkResult
 bigquery_open(const SinkSetup *setup, Sink **result, SinkError *err)
 {
 	Sink	  *sink = xcalloc(1, sizeof(Sink));
-	SinkResult done = bq_open(&sink->bq, setup, false, err);
+	SinkResult done = bq_open(&sink->bq, setup, BQ_REQUEST, err);
 
 	sink->rows = xcalloc(BATCH_ROWS, sizeof(int));
 	if (done != SINK_DONE)

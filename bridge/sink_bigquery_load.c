@@ -81,7 +81,7 @@ static SinkResult
 load_open(const SinkSetup *setup, Sink **result, SinkError *err)
 {
 	Sink	  *sink = xcalloc(1, sizeof(Sink));
-	SinkResult done = bq_open(&sink->bq, setup, true, err);
+	SinkResult done = bq_open(&sink->bq, setup, BQ_FILE, err);
 
 	sink->starts = xcalloc(BATCH_ROWS, sizeof(size_t));
 	if (done == SINK_DONE && !read_every(sink, err))

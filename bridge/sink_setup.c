@@ -9,7 +9,8 @@
 #include <string.h>
 
 static const SinkKind *const sink_kinds[] = {
-	&sink_bigquery, &sink_bigquery_load, &sink_kafka, &sink_webhook};
+	&sink_bigquery, &sink_bigquery_load, &sink_bigquery_storage, &sink_kafka,
+	&sink_webhook};
 
 /* Free what the configuration said */
 void

@@ -47,7 +47,7 @@ typedef struct Moment
  * Days since 1970-01-01 of a day of the proleptic Gregorian calendar.  Years
  * are counted from March, so that the leap day comes last.
  */
-static int64_t
+int64_t
 days_from_date(int64_t year, int month, int day)
 {
 	int64_t era, year_of_era, day_of_year;

@@ -103,6 +103,7 @@ GRANT SELECT ON fraud.sink_failures TO fraud_operator, fraud_admin;
 GRANT SELECT ON fraud.sink_config TO fraud_bridge;
 GRANT SELECT, UPDATE ON fraud.sink_cursor TO fraud_bridge;
 GRANT SELECT, INSERT ON fraud.sink_failures TO fraud_bridge;
+GRANT SELECT, INSERT, UPDATE ON fraud.sink_streams TO fraud_bridge;
 GRANT SELECT ON fraud.alerts, fraud.reviews, fraud.watch_config TO fraud_bridge;
 
 -- api.sql

@@ -125,8 +125,29 @@ COMMENT ON COLUMN fraud.sink_failures.event_id IS 'The alert''s event_id';
 COMMENT ON COLUMN fraud.sink_failures.reason IS 'What the receiver answered';
 COMMENT ON COLUMN fraud.sink_failures.failed_at IS 'When it was refused';
 
+-- A sink that writes to a stream by offsets: where its last batch lies on it.
+-- Saved before the batch is sent, so that it goes to the same place again.
+CREATE TABLE fraud.sink_streams (
+    sink         text PRIMARY KEY,
+    stream       text NOT NULL,
+    batch        uuid,
+    batch_offset bigint NOT NULL,
+    batch_rows   int NOT NULL,
+    refused      jsonb NOT NULL DEFAULT '{}',
+    saved_at     timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE fraud.sink_streams IS 'Streams of BigQuery that sinks write to, and how far each has come';
+COMMENT ON COLUMN fraud.sink_streams.sink IS 'The sink''s name';
+COMMENT ON COLUMN fraud.sink_streams.stream IS 'The stream; empty when the next batch goes to a new one';
+COMMENT ON COLUMN fraud.sink_streams.batch IS 'Identity of the last batch put on it';
+COMMENT ON COLUMN fraud.sink_streams.batch_offset IS 'Offset of that batch''s first row';
+COMMENT ON COLUMN fraud.sink_streams.batch_rows IS 'Number of the batch''s rows on the stream';
+COMMENT ON COLUMN fraud.sink_streams.refused IS 'The batch''s other rows: why they were refused, by the event''s identity';
+COMMENT ON COLUMN fraud.sink_streams.saved_at IS 'When that was saved';
+
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_config', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_cursor', '');
+SELECT pg_catalog.pg_extension_config_dump('fraud.sink_streams', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures_id_seq', '');
 
@@ -305,12 +326,7 @@ BEGIN
     IF mode NOT IN ('storage_write', 'load', 'insert_all') THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
             MESSAGE = format('option "mode" has no value "%s"', mode),
-            HINT = 'Values are: insert_all, load.';
-    END IF;
-    IF mode = 'storage_write' THEN
-        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
-            MESSAGE = format('mode "%s" is not supported by this version', mode),
-            HINT = 'Use "insert_all" or "load".';
+            HINT = 'Values are: insert_all, load, storage_write.';
     END IF;
     IF mode = 'load' THEN
         PERFORM fraud.check_sink_interval(options, 'every', '1 second');
@@ -620,6 +636,7 @@ CREATE FUNCTION fraud.drop_sink(name text) RETURNS void
 BEGIN
     PERFORM fraud.lock_sink(name);
     DELETE FROM fraud.sink_cursor AS c WHERE c.sink = drop_sink.name;
+    DELETE FROM fraud.sink_streams AS t WHERE t.sink = drop_sink.name;
     DELETE FROM fraud.sink_failures AS f WHERE f.sink = drop_sink.name;
     DELETE FROM fraud.sink_config AS s WHERE s.name = drop_sink.name;
     PERFORM pg_notify('pg_fraud', 'sink ' || name);

@@ -1,0 +1,628 @@
+/*
+ * bigquery_storage.c
+ *		Calls of the Storage Write API, and what its errors ask for.
+ *
+ * An append is answered in its call, or ends it; either way the error's code
+ * says what it is, and more exactly so the StorageError that comes along.
+ */
+#include "bigquery_storage.h"
+#include "protobuf.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SERVICE "/google.cloud.bigquery.storage.v1.BigQueryWrite/"
+#define CALL_TIMEOUT_MS 60000
+#define RETRY_AFTER_MAX_MS (3600 * 1000)
+#define STREAM_COMMITTED 1
+
+/* Codes of a StorageError */
+typedef enum StorageCode
+{
+	STORAGE_NONE = 0,
+	STORAGE_TABLE_NOT_FOUND = 1,
+	STORAGE_STREAM_NOT_FOUND = 3,
+	STORAGE_INVALID_STREAM_STATE = 5,
+	STORAGE_STREAM_FINALIZED = 6,
+	STORAGE_EXTRA_FIELDS = 7,
+	STORAGE_OFFSET_ALREADY_EXISTS = 8,
+	STORAGE_OFFSET_OUT_OF_RANGE = 9
+} StorageCode;
+
+/* An error, from the call's end or from an answer within it */
+typedef struct Failure
+{
+	int	 code;
+	int	 storage_code;
+	bool refused; /* the host is not allowed */
+	int	 retry_after_ms;
+	char message[512];
+} Failure;
+
+/* ---- errors ---- */
+
+/* Read a RetryInfo: its one field is a duration */
+static int
+read_retry_delay(PbReader reader)
+{
+	PbField field;
+	int64_t ms = 0;
+
+	while (pb_next(&reader, &field))
+	{
+		PbReader duration = pb_message(&field);
+		PbField	 part;
+
+		while (field.number == 1 && pb_next(&duration, &part))
+			ms += part.number == 1	 ? (int64_t) (part.value % 86400) * 1000
+				  : part.number == 2 ? (int64_t) part.value / 1000000
+									 : 0;
+	}
+	return ms < 0 || ms > RETRY_AFTER_MAX_MS ? RETRY_AFTER_MAX_MS : (int) ms;
+}
+
+/* Read one of a status's details */
+static void
+read_detail(PbReader any, Failure *failure)
+{
+	PbField field;
+	char	type[128] = "";
+
+	while (pb_next(&any, &field))
+	{
+		PbReader value;
+
+		if (field.number == 1)
+			pb_copy_text(&field, type, sizeof(type));
+		if (field.number != 2)
+			continue;
+		value = pb_message(&field);
+		if (strstr(type, ".StorageError") != NULL)
+		{
+			while (pb_next(&value, &field))
+				if (field.number == 1)
+					failure->storage_code = (int) field.value;
+		}
+		else if (strstr(type, ".RetryInfo") != NULL)
+			failure->retry_after_ms = read_retry_delay(value);
+	}
+}
+
+/* Read a google.rpc.Status */
+static void
+read_status(PbReader reader, Failure *failure)
+{
+	PbField field;
+
+	while (pb_next(&reader, &field))
+	{
+		if (field.number == 1)
+			failure->code = (int) field.value;
+		else if (field.number == 2)
+			pb_copy_text(&field, failure->message, sizeof(failure->message));
+		else if (field.number == 3)
+			read_detail(pb_message(&field), failure);
+	}
+}
+
+/* Take how a call ended */
+static void
+take_status(const GrpcStatus *status, Failure *failure)
+{
+	memset(failure, 0, sizeof(*failure));
+	if (status->details.len > 0)
+		read_status(pb_reader(status->details.data, status->details.len),
+					failure);
+	failure->code = status->code;
+	failure->refused = status->refused;
+	string_copy(failure->message, status->message, sizeof(failure->message));
+}
+
+/* What an error asks for, in general; what says what was tried */
+static SinkResult
+judge(const char *what, const Failure *failure, SinkError *err)
+{
+	char code[32] = "";
+
+	if (failure->code >= 0)
+		snprintf(code, sizeof(code), " (gRPC status %d)", failure->code);
+	sink_error(err, "%s: %s%s", what, failure->message, code);
+	err->retry_after_ms = failure->retry_after_ms;
+	switch (failure->code)
+	{
+		case GRPC_NONE:
+			return failure->refused ? SINK_STOP : SINK_RETRY;
+		case GRPC_CANCELLED:
+		case GRPC_UNKNOWN:
+		case GRPC_DEADLINE_EXCEEDED:
+		case GRPC_RESOURCE_EXHAUSTED:
+		case GRPC_ABORTED:
+		case GRPC_INTERNAL:
+		case GRPC_UNAVAILABLE:
+			return SINK_RETRY;
+		case GRPC_NOT_FOUND:
+			return SINK_REOPEN;
+		case GRPC_UNAUTHENTICATED:
+		case GRPC_PERMISSION_DENIED:
+			snprintf(err->hint, sizeof(err->hint),
+					 "Let the bridge's account write to the table "
+					 "(bigquery.tables.updateData, as in the role BigQuery "
+					 "Data Editor).");
+			return SINK_STOP;
+		default:
+			/* a column just added is not known everywhere at once */
+			return failure->storage_code == STORAGE_EXTRA_FIELDS ? SINK_RETRY
+																 : SINK_STOP;
+	}
+}
+
+/* What an error says of an append */
+static BqAppend
+judge_append(BqStorage *storage, const Failure *failure, SinkError *err)
+{
+	storage->result = judge("could not append to BigQuery", failure, err);
+	switch (failure->storage_code)
+	{
+		case STORAGE_TABLE_NOT_FOUND:
+			storage->result = SINK_REOPEN;
+			return BQ_FAILED;
+		case STORAGE_STREAM_NOT_FOUND:
+		case STORAGE_INVALID_STREAM_STATE:
+		case STORAGE_STREAM_FINALIZED:
+			return BQ_STREAM_LOST;
+		case STORAGE_OFFSET_ALREADY_EXISTS:
+			return BQ_OFFSET_TAKEN;
+		case STORAGE_OFFSET_OUT_OF_RANGE:
+			return BQ_OFFSET_BEYOND;
+	}
+	switch (failure->code)
+	{
+		case GRPC_ALREADY_EXISTS:
+			return BQ_OFFSET_TAKEN;
+		case GRPC_OUT_OF_RANGE:
+			return BQ_OFFSET_BEYOND;
+		case GRPC_NOT_FOUND:
+		case GRPC_FAILED_PRECONDITION:
+			return BQ_STREAM_LOST;
+		case GRPC_UNAUTHENTICATED:
+			return storage->bq->oauth != NULL ? BQ_TOKEN_REFUSED : BQ_FAILED;
+	}
+	return BQ_FAILED;
+}
+
+/* ---- calls ---- */
+
+/* Where the service is: Google's, or an emulator of both interfaces */
+static SinkResult
+find_endpoint(const Bq *bq, const char **base, bool *trusted, Buffer *text,
+			  SinkError *err)
+{
+	const char *emulator = getenv("BIGQUERY_STORAGE_EMULATOR_HOST");
+	const char *endpoint =
+		getenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERYSTORAGE");
+	bool set = emulator != NULL && emulator[0] != '\0';
+
+	*trusted = true;
+	/* no token for an emulator, and no rows for the real one without */
+	if (set != (bq->oauth == NULL))
+	{
+		sink_error(
+			err, "%s is set, but %s is not",
+			set ? "BIGQUERY_STORAGE_EMULATOR_HOST" : "BIGQUERY_EMULATOR_HOST",
+			set ? "BIGQUERY_EMULATOR_HOST" : "BIGQUERY_STORAGE_EMULATOR_HOST");
+		snprintf(err->hint, sizeof(err->hint),
+				 "Start the bridge with both, the HTTP and the gRPC address "
+				 "of an emulator, or with neither.");
+		return SINK_STOP;
+	}
+	if (set)
+		*base = emulator;
+	else if (endpoint != NULL && endpoint[0] != '\0')
+		*base = endpoint;
+	else
+	{
+		*base = "https://bigquerystorage.googleapis.com";
+		*trusted = false;
+	}
+	if (strstr(*base, "://") == NULL)
+		buf_append_str(text, "http://");
+	buf_append_str(text, *base);
+	while (text->len > 0 && text->data[text->len - 1] == '/')
+		text->data[--text->len] = '\0';
+	return SINK_DONE;
+}
+
+/* Prepare for the table; bq_storage_close() is due in any case */
+SinkResult
+bq_storage_open(BqStorage *storage, Bq *bq, SinkError *err)
+{
+	const char *base;
+	bool		trusted;
+	Buffer		text;
+	SinkResult	result;
+
+	storage->bq = bq;
+	buf_init(&text);
+	result = find_endpoint(bq, &base, &trusted, &text, err);
+	if (result == SINK_DONE)
+		storage->grpc = grpc_open(text.data, trusted, bq->setup->cancelled,
+								  bq->setup->cancel_arg);
+	buf_free(&text);
+	buf_printf(&storage->parent, "projects/%s/datasets/%s/tables/%s",
+			   bq->project, bq->dataset, bq->table);
+	storage->rows = bq_rows_open(&bq->schema);
+	bq_rows_descriptor(storage->rows, &storage->descriptor);
+	return result;
+}
+
+/* Let go of all that bq_storage_open() took */
+void
+bq_storage_close(BqStorage *storage)
+{
+	grpc_close(storage->grpc);
+	bq_rows_close(storage->rows);
+	buf_free(&storage->parent);
+	buf_free(&storage->descriptor);
+	buf_free(&storage->head);
+	buf_free(&storage->answer);
+	free(storage->called);
+	free(storage->errors);
+}
+
+/*
+ * The headers of a call: where it is to be routed to, and the token.  Both
+ * buffers are to be freed, after the call has begun.
+ */
+static SinkResult
+make_metadata(BqStorage *storage, const char *name, const char *value,
+			  Buffer *route, Buffer *authorization, SinkError *err)
+{
+	Bq		   *bq = storage->bq;
+	const char *token = NULL;
+	SinkResult	result;
+
+	buf_init(route);
+	buf_init(authorization);
+	buf_printf(route, "x-goog-request-params: %s=%s", name, value);
+	if (bq->oauth == NULL)
+		return SINK_DONE;
+	result = oauth_token(bq->oauth, bq->http, &token, err);
+	if (result == SINK_DONE)
+		buf_printf(authorization, "authorization: Bearer %s", token);
+	return result;
+}
+
+/* Forget a call's headers */
+static void
+free_metadata(Buffer *route, Buffer *authorization)
+{
+	if (authorization->len > 0)
+		memset(authorization->data, 0, authorization->len);
+	buf_free(authorization);
+	buf_free(route);
+}
+
+/* A call of one message each way, once more with a new token if need be */
+static SinkResult
+call(BqStorage *storage, const char *method, const char *name,
+	 const char *value, const Buffer *request, bool *answered, Failure *failure,
+	 SinkError *err)
+{
+	GrpcStatus status;
+	SinkResult result = SINK_DONE;
+
+	grpc_status_init(&status);
+	*answered = false;
+	free(storage->called);
+	storage->called = NULL;
+	for (int i = 0; i < 2 && result == SINK_DONE && !*answered; i++)
+	{
+		Buffer route;
+		Buffer authorization;
+
+		if (i > 0)
+		{
+			if (status.code != GRPC_UNAUTHENTICATED ||
+				storage->bq->oauth == NULL)
+				break;
+			oauth_expire(storage->bq->oauth);
+		}
+		result =
+			make_metadata(storage, name, value, &route, &authorization, err);
+		if (result == SINK_DONE)
+		{
+			const char *metadata[] = {
+				route.data, authorization.len > 0 ? authorization.data : NULL,
+				NULL};
+
+			*answered = grpc_call(storage->grpc, method, metadata, request,
+								  CALL_TIMEOUT_MS, &storage->answer, &status);
+		}
+		free_metadata(&route, &authorization);
+	}
+	take_status(&status, failure);
+	grpc_status_free(&status);
+	return result;
+}
+
+/* Make a stream whose rows are visible at once; the name is to be freed */
+SinkResult
+bq_stream_create(BqStorage *storage, char **name, SinkError *err)
+{
+	Buffer	   request;
+	Buffer	   stream;
+	Failure	   failure;
+	bool	   answered;
+	PbReader   reader;
+	PbField	   field;
+	SinkResult result;
+
+	*name = NULL;
+	buf_init(&request);
+	buf_init(&stream);
+	pb_put_text(&request, 1, storage->parent.data);
+	pb_put_int(&stream, 2, STREAM_COMMITTED);
+	pb_put_bytes(&request, 2, stream.data, stream.len);
+	result = call(storage, SERVICE "CreateWriteStream", "parent",
+				  storage->parent.data, &request, &answered, &failure, err);
+	buf_free(&stream);
+	buf_free(&request);
+	if (result != SINK_DONE)
+		return result;
+	if (!answered)
+		return judge("could not create a stream in BigQuery", &failure, err);
+	reader = pb_reader(storage->answer.data, storage->answer.len);
+	while (pb_next(&reader, &field))
+		if (field.number == 1 && field.wire == PB_BYTES && *name == NULL)
+			*name = strndup(field.data, field.len);
+	if (*name != NULL &&
+		strncmp(*name, storage->parent.data, storage->parent.len) == 0 &&
+		strlen(*name) < sizeof(((BqPlace *) NULL)->stream))
+		return SINK_DONE;
+	free(*name);
+	*name = NULL;
+	sink_error(err, "BigQuery gave a stream without a usable name");
+	return SINK_RETRY;
+}
+
+/*
+ * Close a stream for good: nothing that may still be under way gets into it.
+ * Tells how many rows it has; lost says that it is not there any more, or
+ * that the service does not tell.
+ */
+SinkResult
+bq_stream_finalize(BqStorage *storage, const char *name, int64_t *rows,
+				   bool *lost, SinkError *err)
+{
+	Buffer	   request;
+	Failure	   failure;
+	bool	   answered;
+	PbReader   reader;
+	PbField	   field;
+	SinkResult result;
+
+	*rows = 0;
+	buf_init(&request);
+	pb_put_text(&request, 1, name);
+	result = call(storage, SERVICE "FinalizeWriteStream", "name", name,
+				  &request, &answered, &failure, err);
+	buf_free(&request);
+	*lost = result == SINK_DONE && !answered &&
+			(failure.code == GRPC_NOT_FOUND ||
+			 failure.code == GRPC_FAILED_PRECONDITION ||
+			 failure.code == GRPC_INVALID_ARGUMENT);
+	if (result != SINK_DONE || *lost)
+		return result;
+	if (!answered)
+		return judge("could not close a stream in BigQuery", &failure, err);
+	reader = pb_reader(storage->answer.data, storage->answer.len);
+	while (pb_next(&reader, &field))
+		if (field.number == 1)
+			*rows = (int64_t) field.value;
+	return SINK_DONE;
+}
+
+/* ---- appending ---- */
+
+/* Begin a call of AppendRows, unless one for that stream runs */
+static SinkResult
+begin_appends(BqStorage *storage, const char *name, bool *first, SinkError *err)
+{
+	Buffer	   route;
+	Buffer	   authorization;
+	SinkResult result;
+
+	*first = false;
+	if (storage->called != NULL && strcmp(storage->called, name) == 0 &&
+		grpc_running(storage->grpc))
+		return SINK_DONE;
+	*first = true;
+	result = make_metadata(storage, "write_stream", name, &route,
+						   &authorization, err);
+	if (result == SINK_DONE)
+	{
+		const char *metadata[] = {
+			route.data, authorization.len > 0 ? authorization.data : NULL,
+			NULL};
+
+		grpc_begin(storage->grpc, SERVICE "AppendRows", metadata);
+		free(storage->called);
+		storage->called = xstrdup(name);
+	}
+	free_metadata(&route, &authorization);
+	return result;
+}
+
+/* The call is not to be gone on with */
+static void
+end_appends(BqStorage *storage)
+{
+	grpc_end(storage->grpc);
+	free(storage->called);
+	storage->called = NULL;
+}
+
+/*
+ * Put together an AppendRowsRequest but for the rows, which follow it as
+ * they are.  The first of a call describes them.
+ */
+static void
+build_head(BqStorage *storage, const char *name, int64_t offset, bool first,
+		   size_t rows_len)
+{
+	Buffer *head = &storage->head;
+	Buffer	data;
+	Buffer	part;
+
+	buf_init(&data);
+	buf_init(&part);
+	buf_reset(head);
+	pb_put_text(head, 1, name);
+	pb_put_int(&part, 1, offset);
+	pb_put_bytes(head, 2, part.data, part.len);
+	if (first)
+	{
+		pb_put_text(head, 6, "pg_fraud:" PG_FRAUD_VERSION);
+		buf_reset(&part);
+		pb_put_bytes(&part, 1, storage->descriptor.data,
+					 storage->descriptor.len);
+		pb_put_bytes(&data, 1, part.data, part.len);
+	}
+	pb_put_tag(&data, 2, PB_BYTES);
+	pb_put_varint(&data, rows_len);
+	pb_put_tag(head, 4, PB_BYTES);
+	pb_put_varint(head, data.len + rows_len);
+	buf_append(head, data.data, data.len);
+	buf_free(&part);
+	buf_free(&data);
+}
+
+/* Keep what an answer says of a row */
+static void
+take_row_error(BqStorage *storage, PbReader reader)
+{
+	BqRowError *error;
+	PbField		field;
+
+	storage->errors = xrealloc(
+		storage->errors, sizeof(BqRowError) * (size_t) (storage->nerrors + 1));
+	error = &storage->errors[storage->nerrors++];
+	error->index = 0;
+	string_copy(error->message, "refused by BigQuery", sizeof(error->message));
+	while (pb_next(&reader, &field))
+		if (field.number == 1)
+			error->index = (int64_t) field.value;
+		else if (field.number == 3)
+			pb_copy_text(&field, error->message, sizeof(error->message));
+}
+
+/* Read the offset of an AppendResult: a message with one number */
+static int64_t
+read_offset(PbReader result)
+{
+	PbField field;
+	PbField value;
+
+	while (pb_next(&result, &field))
+	{
+		PbReader offset = pb_message(&field);
+
+		if (field.number != 1)
+			continue;
+		return pb_next(&offset, &value) ? (int64_t) value.value : 0;
+	}
+	return -1;
+}
+
+/* Read the answer to an append */
+static BqAppend
+read_answer(BqStorage *storage, int64_t offset, bool *schema_changed,
+			SinkError *err)
+{
+	PbReader reader = pb_reader(storage->answer.data, storage->answer.len);
+	PbField	 field;
+	Failure	 failure = {0};
+	bool	 done = false;
+	int64_t	 at = -1;
+
+	while (pb_next(&reader, &field))
+	{
+		if (field.number == 1)
+		{
+			at = read_offset(pb_message(&field));
+			done = true;
+		}
+		else if (field.number == 2)
+			read_status(pb_message(&field), &failure);
+		else if (field.number == 3)
+			*schema_changed = true;
+		else if (field.number == 4)
+			take_row_error(storage, pb_message(&field));
+	}
+	if (!reader.bad && storage->nerrors > 0)
+		return BQ_ROWS_REFUSED;
+	if (!reader.bad && failure.code != GRPC_OK)
+		return judge_append(storage, &failure, err);
+	if (!reader.bad && done && (at < 0 || at == offset))
+		return BQ_APPENDED;
+	storage->result = SINK_RETRY;
+	if (reader.bad || !done)
+		sink_error(err, "BigQuery's answer to an append cannot be read");
+	else
+		sink_error(err, "BigQuery appended at offset %lld instead of %lld",
+				   (long long) at, (long long) offset);
+	return BQ_FAILED;
+}
+
+/*
+ * Append rows (the content of a ProtoRows) to a stream at this offset.  With
+ * BQ_FAILED they may be there or not.
+ */
+BqAppend
+bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
+				 const Buffer *rows, SinkError *err)
+{
+	GrpcStatus status;
+	GrpcEvent  event;
+	Failure	   failure;
+	BqAppend   what;
+	bool	   first;
+	bool	   schema_changed = false;
+
+	storage->nerrors = 0;
+	storage->result = begin_appends(storage, name, &first, err);
+	if (storage->result != SINK_DONE)
+		return BQ_FAILED;
+	build_head(storage, name, offset, first, rows->len);
+	grpc_send(storage->grpc, &storage->head, rows);
+	grpc_status_init(&status);
+	event =
+		grpc_receive(storage->grpc, CALL_TIMEOUT_MS, &storage->answer, &status);
+	if (event == GRPC_MESSAGE)
+		what = read_answer(storage, offset, &schema_changed, err);
+	else
+	{
+		take_status(&status, &failure);
+		/* an end that says that all is well does not answer the question */
+		if (failure.code == GRPC_OK)
+			failure.code = GRPC_UNKNOWN;
+		what = judge_append(storage, &failure, err);
+	}
+	/* rows are described anew when the table has changed */
+	if (schema_changed || event != GRPC_MESSAGE ||
+		(what != BQ_APPENDED && what != BQ_ROWS_REFUSED))
+		end_appends(storage);
+	if (what == BQ_TOKEN_REFUSED)
+		oauth_expire(storage->bq->oauth);
+	grpc_status_free(&status);
+	return what;
+}
+
+/* Nothing to append: see to the call that is open */
+void
+bq_stream_idle(BqStorage *storage)
+{
+	if (storage->called != NULL && !grpc_running(storage->grpc))
+		end_appends(storage);
+}
