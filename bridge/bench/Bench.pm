@@ -19,7 +19,7 @@ our @EXPORT = qw(part left_out setting progress heading say_line figure cases
 
 our ($bench, $parts) = ($FindBin::Bin, "$FindBin::Bin/../parts");
 our (@figures, @listed, %process, $current);
-our ($run, $bin, $kafka, $server);
+our ($run, $bin, $kafka, $tcp_port);
 
 # Ten rules of which one fires on the frauds
 our @rules = (
@@ -287,8 +287,10 @@ sub start_server
 	system("$bin/initdb -D $run/data -A trust -N -U postgres --locale=C.UTF-8 "
 		  . "-E UTF8 >$run/initdb.log 2>&1") == 0 or die "initdb failed\n";
 	open(my $conf, '>>', "$run/data/postgresql.conf") or die $!;
+	$tcp_port = capture("$parts/port");
 	print $conf <<~END;
-		listen_addresses = ''
+		listen_addresses = '127.0.0.1'
+		port = $tcp_port
 		unix_socket_directories = '$run'
 		shared_buffers = 1GB
 		max_wal_size = 8GB
@@ -297,7 +299,7 @@ sub start_server
 		END
 	close $conf;
 	server_start();
-	capture("$bin/createdb", '-h', $run, '-U', 'postgres', 'bench');
+	capture("$bin/createdb", '-h', $run, '-p', $tcp_port, '-U', 'postgres', 'bench');
 	sql('CREATE EXTENSION pg_fraud', 'CREATE ROLE bridge LOGIN IN ROLE fraud_bridge');
 }
 
@@ -313,7 +315,11 @@ sub server_stop
 	  or die log_end('postgres');
 }
 
-sub connection { return "host=$run dbname=bench user=" . ($_[0] // 'postgres'); }
+# The port of 127.0.0.1 at which the server answers those who speak no Unix
+# sockets
+sub tcp_port { return $tcp_port; }
+
+sub connection { return "host=$run port=$tcp_port dbname=bench user=" . ($_[0] // 'postgres'); }
 
 # psql -At
 sub sql

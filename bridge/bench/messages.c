@@ -4,14 +4,104 @@
  *
  *	messages produce BROKERS TOPIC PARTITIONS COUNT FRAUD_SHARE
  *	messages rows COUNT FRAUD_SHARE >FILE
+ *	messages schema COUNT FRAUD_SHARE >FILE
  *	messages table | mapping
+ *
+ * "schema" prints them flat, with the schema in each message, as the
+ * JsonConverter of Kafka Connect wants it.
  */
 #include "bridge.h"
 #include "workload.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* What comes before a message with its schema */
+static const char schema[] =
+	"{\"schema\":{\"type\":\"struct\",\"optional\":false,\"fields\":["
+	"{\"field\":\"transaction_id\",\"type\":\"int64\"},"
+	"{\"field\":\"user_id\",\"type\":\"int32\"},"
+	"{\"field\":\"currency\",\"type\":\"string\"},"
+	"{\"field\":\"device_type\",\"type\":\"string\"},"
+	"{\"field\":\"card_number\",\"type\":\"string\"},"
+	"{\"field\":\"amount\",\"type\":\"double\"},"
+	"{\"field\":\"occurred_at\",\"type\":\"string\","
+	"\"name\":\"io.debezium.time.ZonedTimestamp\"},"
+	"{\"field\":\"city\",\"type\":\"string\"},"
+	"{\"field\":\"state\",\"type\":\"string\"},"
+	"{\"field\":\"merchant\",\"type\":\"string\"}]},\"payload\":";
+
+/*
+ * Put a field of a message into the flat one
+ */
+static void
+append_field(Buffer *out, const char *name, const json_t *value,
+			 const char *suffix)
+{
+	char number[64];
+
+	buf_printf(out, "%c\"%s\":", out->data[out->len - 1] == ':' ? '{' : ',',
+			   name);
+	if (json_is_string(value))
+		buf_printf(out, "\"%s%s\"", json_string_value(value), suffix);
+	else if (json_is_integer(value))
+		buf_printf(out, "%lld", (long long) json_integer_value(value));
+	else
+	{
+		snprintf(number, sizeof(number), "%.2f", json_real_value(value));
+		buf_append_str(out, number);
+	}
+}
+
+/*
+ * The message as Kafka Connect wants it: its texts need no escapes
+ */
+static void
+with_schema(const Message *message, Buffer *out)
+{
+	static const char *const plain[] = {"transaction_id", "user_id",
+										"currency",		  "device_type",
+										"card_number",	  "amount"};
+	json_t *value = json_loadb(message->value, message->value_len, 0, NULL);
+	json_t *place = json_object_get(value, "location");
+
+	buf_reset(out);
+	buf_append_str(out, schema);
+	for (size_t i = 0; i < lengthof(plain); i++)
+		append_field(out, plain[i], json_object_get(value, plain[i]), "");
+	append_field(out, "occurred_at", json_object_get(value, "timestamp"), "Z");
+	append_field(out, "city", json_object_get(place, "city"), "");
+	append_field(out, "state", json_object_get(place, "state"), "");
+	append_field(out, "merchant", json_object_get(value, "merchant"), "");
+	buf_append_str(out, "}}");
+	json_decref(value);
+}
+
+/*
+ * Print messages that carry their schema, a line each
+ */
+static int
+schema_lines(char **argv)
+{
+	Generator generator;
+	Message	  message;
+	uint64_t  count = strtoull(argv[0], NULL, 10);
+	Buffer	  out;
+
+	workload_init(&generator, argv[1]);
+	buf_init(&out);
+	for (uint64_t i = 0; i < count; i++)
+	{
+		workload_message(&generator, i, &message);
+		with_schema(&message, &out);
+		if (printf("%.*s\n", (int) out.len, out.data) < 0)
+			return 1;
+	}
+	buf_free(&out);
+	return fflush(stdout) == 0 ? 0 : 1;
+}
 
 /*
  * Fill a topic
@@ -88,13 +178,15 @@ main(int argc, char **argv)
 		return produce(argv + 2);
 	if (argc == 4 && strcmp(argv[1], "rows") == 0)
 		return rows(argv + 2);
+	if (argc == 4 && strcmp(argv[1], "schema") == 0)
+		return schema_lines(argv + 2);
 	if (argc == 2 && strcmp(argv[1], "table") == 0)
 		return puts(WORKLOAD_TABLE) < 0;
 	if (argc == 2 && strcmp(argv[1], "mapping") == 0)
 		return puts(WORKLOAD_MAPPING) < 0;
 	fprintf(stderr, "usage: messages produce BROKERS TOPIC PARTITIONS COUNT "
 					"FRAUD_SHARE\n"
-					"       messages rows COUNT FRAUD_SHARE\n"
+					"       messages rows|schema COUNT FRAUD_SHARE\n"
 					"       messages table | mapping\n");
 	return 1;
 }

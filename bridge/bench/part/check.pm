@@ -17,7 +17,7 @@ sub start_rest
 	my $home = part_home('postgrest') or return;
 	my $port = capture("$Bench::parts/port");
 
-	local $ENV{PGRST_DB_URI} = "postgresql:///bench?host=$Bench::run&user=postgres";
+	local $ENV{PGRST_DB_URI} = connection();
 	local $ENV{PGRST_DB_SCHEMAS} = 'fraud_api';
 	local $ENV{PGRST_DB_ANON_ROLE} = 'web_anon';
 	local $ENV{PGRST_SERVER_HOST} = '127.0.0.1';
