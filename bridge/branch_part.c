@@ -18,8 +18,10 @@
 
 #define CALL_TIMEOUT_MS 10000
 
-/* Locks of branches are told from those of the sources by this */
-#define LOCK_PREFIX "'~branch/' || "
+/* Locks of branches are told from those of the sources by ~branch */
+#define TAKE_LOCK "SELECT fraud.take_lock('source/~branch/' || $1 || '/' || $2)"
+#define RELEASE_LOCK \
+	"SELECT pg_advisory_unlock(fraud.partition_key('~branch/' || $1, $2::int))"
 
 /* What the database knows of a partition's place */
 typedef struct BranchPlace
@@ -38,21 +40,17 @@ ignore_report(rd_kafka_resp_err_t code, void *opaque)
 	(void) opaque;
 }
 
-/* Run one of the lock functions; true: it was done */
+/* Run a statement about a partition's lock; true: it was done */
 static bool
-lock_call(Branch *branch, const char *function, int32_t id)
+lock_call(Branch *branch, const char *sql, int32_t id)
 {
 	char		number[16];
-	char		sql[128];
 	const char *params[2] = {branch->name, number};
 	PgError		err;
 	PGresult   *res;
 	bool		done;
 
 	snprintf(number, sizeof(number), "%d", id);
-	snprintf(sql, sizeof(sql),
-			 "SELECT %s(fraud.partition_key(" LOCK_PREFIX "$1, $2::int))",
-			 function);
 	res = pg_query(branch->conn, &err, sql, 2, params);
 	done = res != NULL && PQgetvalue(res, 0, 0)[0] == 't';
 	PQclear(res);
@@ -88,7 +86,7 @@ branch_drop(Branch *branch, int index, bool unlock)
 		rd_kafka_message_destroy(part->messages[i]);
 	free(part->messages);
 	if (unlock && !pg_lost(branch->conn))
-		lock_call(branch, "pg_advisory_unlock", part->id);
+		lock_call(branch, RELEASE_LOCK, part->id);
 	branch->parts[index] = branch->parts[--branch->nparts];
 }
 
@@ -297,7 +295,7 @@ branch_take(Branch *branch, int32_t id)
 	BranchPart *grown;
 	BranchPlace place;
 
-	if (!lock_call(branch, "pg_try_advisory_lock", id))
+	if (!lock_call(branch, TAKE_LOCK, id))
 		return !pg_lost(branch->conn);
 	/* nothing to do before ingest has begun with it */
 	if (read_place(branch, id, &place))
@@ -307,7 +305,7 @@ branch_take(Branch *branch, int32_t id)
 	{
 		producer_destroy(part.producer);
 		if (!pg_lost(branch->conn))
-			lock_call(branch, "pg_advisory_unlock", id);
+			lock_call(branch, RELEASE_LOCK, id);
 		return false;
 	}
 	grown = xrealloc(branch->parts,

@@ -179,8 +179,7 @@ evict_silent(Branch *branch, int count)
 		branch->conn, &err,
 		"SELECT fraud.evict('~branch/' || $1, p, make_interval(secs => "
 		"$3::int)) FROM pg_catalog.generate_series(0, $2::int - 1) AS p WHERE "
-		"EXISTS (SELECT FROM fraud.bridge_instances WHERE heartbeat_at < "
-		"now() - make_interval(secs => $3::int))",
+		"fraud.suspects(make_interval(secs => $3::int))",
 		3, params));
 }
 

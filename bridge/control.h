@@ -32,7 +32,7 @@ typedef struct Control
 	ExitCode	  exit_code;
 } Control;
 
-#define INSTANCE_LOCK "hashtextextended('pg_fraud/instance/' || %s::text, 0)"
+#define INSTANCE_LOCK "fraud.lock_key('instance/' || %s::text)"
 
 /* ---- registry.c: who is there ---- */
 extern void		 control_lost(Control *control, const char *what,

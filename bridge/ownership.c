@@ -181,9 +181,8 @@ try_lock(Lane *lane, int32_t id, bool *locked, PgError *err)
 
 	snprintf(number, sizeof(number), "%d", id);
 	res = pg_query(lane->conn, err,
-				   "SELECT pg_try_advisory_lock(fraud.partition_key($1, "
-				   "$2::int))",
-				   2, params);
+				   "SELECT fraud.take_lock('source/' || $1 || '/' || $2)", 2,
+				   params);
 	*locked = res != NULL && PQgetvalue(res, 0, 0)[0] == 't';
 	PQclear(res);
 	return res != NULL;
@@ -238,8 +237,9 @@ take(Lane *lane, int32_t id)
 }
 
 /*
- * Ask for the removal of owners that hold locks but have stopped beating.
- * fraud.evict() makes sure of both itself.
+ * Ask for the removal of owners that hold locks but have stopped beating, and
+ * for other locks where strangers hold them.  fraud.evict() makes sure of
+ * both itself; here it is asked only when there is somebody like that.
  */
 static bool
 evict_silent(Lane *lane)
@@ -255,10 +255,8 @@ evict_silent(Lane *lane)
 	snprintf(lease, sizeof(lease), "%d", options()->lease);
 	res = pg_query(lane->conn, &err,
 				   "SELECT p FROM pg_catalog.generate_series(0, $2::int - 1) "
-				   "AS p WHERE EXISTS (SELECT FROM fraud.bridge_instances "
-				   "WHERE heartbeat_at < now() - make_interval(secs => "
-				   "$3::int)) AND fraud.evict($1, p, make_interval(secs => "
-				   "$3::int))",
+				   "AS p WHERE fraud.suspects(make_interval(secs => $3::int)) "
+				   "AND fraud.evict($1, p, make_interval(secs => $3::int))",
 				   3, params);
 	if (res == NULL)
 	{

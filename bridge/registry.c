@@ -106,7 +106,7 @@ enter_registry(Control *control, PgError *err)
 	const char *params[5] = {bridge_instance(), host, pid, PG_FRAUD_VERSION,
 							 parts};
 	PGresult   *res;
-	char		sql[256];
+	bool		taken;
 
 	gethostname(host, sizeof(host) - 1);
 	snprintf(pid, sizeof(pid), "%d", (int) getpid());
@@ -118,12 +118,21 @@ enter_registry(Control *control, PgError *err)
 	if (res == NULL)
 		return false;
 	PQclear(res);
-	snprintf(sql, sizeof(sql), "SELECT pg_advisory_lock(" INSTANCE_LOCK ")",
-			 "$1");
-	res = pg_query(control->conn, err, sql, 1, params);
+	res = pg_query(control->conn, err,
+				   "SELECT fraud.take_lock('instance/' || $1)", 1, params);
 	if (res == NULL)
 		return false;
+	taken = PQgetvalue(res, 0, 0)[0] == 't';
 	PQclear(res);
+	if (!taken)
+	{
+		/* the backend of the connection before; it is not gone yet */
+		memset(err, 0, sizeof(*err));
+		string_copy(err->sqlstate, "55006", sizeof(err->sqlstate));
+		string_copy(err->message, "another session holds this bridge's lock",
+					sizeof(err->message));
+		return false;
+	}
 	return pg_command(control->conn, err, "LISTEN pg_fraud");
 }
 
@@ -261,15 +270,16 @@ count_members(Control *control)
 		return true;
 	control->members_at = now_ms() + MEMBERS_MS;
 	snprintf(lease, sizeof(lease), "%d", options()->lease);
-	snprintf(sql, sizeof(sql),
-			 "SELECT instance FROM fraud.bridge_instances AS i WHERE 'ingest' "
-			 "= ANY (parts) AND heartbeat_at > now() - make_interval(secs => "
-			 "$1::int) AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_database "
-			 "AS d ON d.oid = l.database WHERE l.locktype = 'advisory' AND "
-			 "l.objsubid = 1 AND d.datname = current_database() AND "
-			 "((l.classid::bigint << 32) | l.objid::bigint) = " INSTANCE_LOCK
-			 ") ORDER BY instance",
-			 "i.instance");
+	snprintf(
+		sql, sizeof(sql),
+		"SELECT instance FROM fraud.bridge_instances AS i WHERE 'ingest' "
+		"= ANY (parts) AND heartbeat_at > now() - make_interval(secs => "
+		"$1::int) AND EXISTS (SELECT FROM pg_locks AS l JOIN pg_database "
+		"AS d ON d.oid = l.database WHERE l.locktype = 'advisory' AND "
+		"l.granted AND l.objsubid = 1 AND d.datname = current_database() AND "
+		"((l.classid::bigint << 32) | l.objid::bigint) = " INSTANCE_LOCK
+		") ORDER BY instance",
+		"i.instance");
 	res = pg_query(control->conn, &err, sql, 1, params);
 	if (res == NULL)
 	{

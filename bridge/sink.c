@@ -236,9 +236,9 @@ take_lock(Work *work)
 
 	for (;;)
 	{
-		PGresult *res = pg_query(
-			work->conn, &work->err,
-			"SELECT pg_try_advisory_lock(fraud.sink_key($1))", 1, params);
+		PGresult *res =
+			pg_query(work->conn, &work->err,
+					 "SELECT fraud.take_lock('sink/' || $1)", 1, params);
 		bool locked = res != NULL && PQgetvalue(res, 0, 0)[0] == 't';
 		bool bad = res == NULL;
 

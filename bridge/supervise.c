@@ -11,7 +11,7 @@
 #define CONFIG_MS 5000 /* should a notification be lost */
 #define END_CHECK_MS 100
 
-#define OWNER_LOCK "hashtextextended('pg_fraud/instance/' || o.owner::text, 0)"
+#define OWNER_LOCK "fraud.lock_key('instance/' || o.owner::text)"
 
 pthread_mutex_t sources_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -321,7 +321,7 @@ source_at_end(Control *control, Source *source)
 		"SELECT o.kafka_partition, o.next_offset FROM fraud.offsets AS "
 		"o WHERE o.source = $1 AND 2 = (SELECT count(*) FROM "
 		"pg_locks AS l JOIN pg_database AS d ON d.oid = l.database "
-		"WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND "
+		"WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND "
 		"d.datname = current_database() AND ((l.classid::bigint << "
 		"32) | l.objid::bigint) IN (fraud.partition_key($1, "
 		"o.kafka_partition), " OWNER_LOCK "))",

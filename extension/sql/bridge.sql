@@ -27,26 +27,6 @@ COMMENT ON COLUMN fraud.bridge_instances.heartbeat_at IS 'Its last sign of life'
 COMMENT ON COLUMN fraud.bridge_instances.stats IS 'What it last said of itself';
 
 --
--- Keys of the locks that say who owns a partition, who adds a source
---
-
-CREATE FUNCTION fraud.partition_key(source text, kafka_partition int) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
-    SELECT hashtextextended('pg_fraud/source/' || source || '/' || kafka_partition, 0)
-$$;
-COMMENT ON FUNCTION fraud.partition_key(text, int) IS
-'Key of the advisory lock that the writer of a source''s partition holds.';
-
-CREATE FUNCTION fraud.source_key(name text) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp AS $$
-    SELECT hashtextextended('pg_fraud/add/' || name, 0)
-$$;
-COMMENT ON FUNCTION fraud.source_key(text) IS
-'Key of the advisory lock taken while a source is added.';
-
---
 -- The registry
 --
 
@@ -55,6 +35,7 @@ CREATE FUNCTION fraud.register_bridge(instance uuid, host text, pid int,
 LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM fraud.move_lock('instance/' || instance);
     INSERT INTO fraud.bridge_instances AS b (instance, host, pid, version, parts)
     VALUES (register_bridge.instance, register_bridge.host, register_bridge.pid,
             register_bridge.version, register_bridge.parts)
@@ -107,42 +88,33 @@ END $$;
 COMMENT ON FUNCTION fraud.report_source(text, boolean, text, text) IS
 'Keeps what a bridge reports of a source: its last error, that it has stopped, and the statement that lets it go on. A null reason clears the last error.';
 
--- End the connection of a bridge that holds a partition and has gone silent
+-- Asked before all the locks of a source are looked at one by one
+CREATE FUNCTION fraud.suspects(lease interval) RETURNS boolean
+LANGUAGE sql STABLE STRICT SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM fraud.bridge_instances b WHERE b.heartbeat_at < now() - lease)
+        OR EXISTS (
+            SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+            WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+              AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+              AND pg_has_role(a.usesysid, 'fraud_bridge', 'MEMBER') IS NOT TRUE)
+$$;
+COMMENT ON FUNCTION fraud.suspects(interval) IS
+'Internal: whether a bridge is silent, or a session holds an advisory lock that has not the rights of fraud_bridge.';
+
+-- End the connection of a bridge that holds a partition and has gone silent.
+-- The connection itself says whose it is; the positions' owner may be the one
+-- before.
 CREATE FUNCTION fraud.evict(source text, kafka_partition int, lease interval)
 RETURNS boolean
-LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER
+LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    key bigint := fraud.partition_key(source, kafka_partition);
-    holder record;
-    holder_instance uuid;
-BEGIN
-    SELECT a.pid, a.application_name INTO holder
-    FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-    WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
-      AND (l.classid::bigint << 32 | l.objid::bigint) = key;
-    IF NOT FOUND THEN
-        RETURN false;
-    END IF;
-    -- the connection itself says whose it is; the positions' owner may be
-    -- the one before
-    holder_instance := substring(holder.application_name
-        from '^fraudbridge ([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$')::uuid;
-    IF holder_instance IS NULL THEN
-        SELECT o.owner INTO holder_instance FROM fraud.offsets o
-        WHERE o.source = evict.source AND o.kafka_partition = evict.kafka_partition;
-    END IF;
-    IF holder_instance IS NULL OR EXISTS (
-        SELECT FROM fraud.bridge_instances b
-        WHERE b.instance = holder_instance
-          AND b.heartbeat_at >= clock_timestamp() - lease) THEN
-        RETURN false;
-    END IF;
-    RETURN pg_terminate_backend(holder.pid);
-END $$;
+    SELECT fraud.evict_holder('source/' || source || '/' || kafka_partition, lease,
+        (SELECT o.owner FROM fraud.offsets o
+         WHERE o.source = evict.source AND o.kafka_partition = evict.kafka_partition))
+$$;
 COMMENT ON FUNCTION fraud.evict(text, int, interval) IS
-'Ends the connection that holds a partition if its bridge has not given a sign of life for longer than the lease.';
+'Internal: ends the connection that holds a partition if its bridge has not given a sign of life for longer than the lease; takes another lock for the partition if a stranger holds it.';
 
 --
 -- Sources as people see them

@@ -69,7 +69,8 @@ GRANT SELECT, INSERT, UPDATE ON fraud.branch_positions TO fraud_bridge;
 
 -- bridge.sql
 GRANT EXECUTE ON FUNCTION
-    fraud.partition_key(text, int),
+    fraud.take_lock(text),
+    fraud.suspects(interval),
     fraud.register_bridge(uuid, text, int, text, text[]),
     fraud.heartbeat(uuid, jsonb),
     fraud.unregister_bridge(uuid),
@@ -77,6 +78,9 @@ GRANT EXECUTE ON FUNCTION
     fraud.evict(text, int, interval)
     TO fraud_bridge;
 GRANT EXECUTE ON FUNCTION fraud.is_alive(timestamptz) TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.lock_key(text), fraud.partition_key(text, int), fraud.sink_key(text)
+    TO fraud_reader, fraud_bridge;
+GRANT SELECT ON fraud.moved_locks TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.bridge_instances TO fraud_bridge, fraud_reader;
 GRANT SELECT ON fraud.sources TO fraud_reader;
 -- sink.sql
@@ -88,7 +92,6 @@ GRANT EXECUTE ON FUNCTION
     fraud.resume_sink(text, bigint)
     TO fraud_operator, fraud_admin;
 GRANT EXECUTE ON FUNCTION
-    fraud.sink_key(text),
     fraud.system_identity(),
     fraud.open_sink(text),
     fraud.alert_json(bigint, uuid, text, timestamptz, timestamptz, numeric, text[], jsonb),
@@ -96,7 +99,7 @@ GRANT EXECUTE ON FUNCTION
     fraud.evict_sink(text, interval),
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;
-GRANT EXECUTE ON FUNCTION fraud.sink_key(text), fraud.sink_lag(fraud.sink_cursor, text)
+GRANT EXECUTE ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text)
     TO fraud_operator, fraud_admin, fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.sinks TO fraud_reader, fraud_operator, fraud_admin, fraud_bridge;
 GRANT SELECT ON fraud.sink_failures TO fraud_operator, fraud_admin;

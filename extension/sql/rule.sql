@@ -693,6 +693,12 @@ COMMENT ON FUNCTION fraud.rule_diff(regclass, text, int, int) IS
 -- Counters
 --
 
+-- Its one row is locked by who folds.
+CREATE TABLE fraud.fold_turn (turn boolean PRIMARY KEY DEFAULT true CHECK (turn));
+COMMENT ON TABLE fraud.fold_turn IS 'Lets one session at a time fold counters';
+COMMENT ON COLUMN fraud.fold_turn.turn IS 'True';
+INSERT INTO fraud.fold_turn DEFAULT VALUES;
+
 CREATE FUNCTION fraud.fold_counters() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -700,7 +706,8 @@ CREATE FUNCTION fraud.fold_counters() RETURNS bigint
 DECLARE
     folded bigint;
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('pg_fraud/counters', 0)) THEN
+    PERFORM FROM fraud.fold_turn FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
         RETURN 0;
     END IF;
     WITH gone AS (

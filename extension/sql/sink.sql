@@ -151,13 +151,6 @@ SELECT pg_catalog.pg_extension_config_dump('fraud.sink_streams', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures_id_seq', '');
 
-CREATE FUNCTION fraud.sink_key(name text) RETURNS bigint
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT hashtextextended('pg_fraud/sink/' || name, 0) $$;
-COMMENT ON FUNCTION fraud.sink_key(text) IS
-    'Advisory lock that the one connection holds which runs the sink';
-
 -- pg_control_checkpoint() names the timeline of the last checkpoint, which a
 -- promotion leaves behind for a while; the name of the WAL file is up to date.
 CREATE FUNCTION fraud.system_identity(OUT system_identifier bigint, OUT timeline int)
@@ -749,30 +742,11 @@ COMMENT ON FUNCTION fraud.open_sink(text) IS
 -- A bridge that was stopped or cut off holds its sinks' locks and sends
 -- nothing.  What it held is sent again by the next one, under the same uuid.
 CREATE FUNCTION fraud.evict_sink(sink text, lease interval) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    AS $$
-DECLARE
-    holder record;
-BEGIN
-    SELECT l.pid, substring(a.application_name from '^fraudbridge ([0-9a-f-]{36})$') AS instance
-      INTO holder
-      FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
-     WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-       AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-       AND (l.classid::bigint << 32 | l.objid::bigint) = fraud.sink_key(sink);
-    IF holder.instance IS NULL OR EXISTS (
-        SELECT FROM fraud.bridge_instances AS b
-         WHERE b.instance::text = holder.instance
-           AND b.heartbeat_at >= clock_timestamp() - lease)
-    THEN
-        RETURN false;
-    END IF;
-    RETURN pg_terminate_backend(holder.pid);
-END
-$$;
+    AS $$ SELECT fraud.evict_holder('sink/' || sink, lease, NULL) $$;
 COMMENT ON FUNCTION fraud.evict_sink(text, interval) IS
-    'For the bridge: ends the connection that holds a sink if its bridge has given no sign of life for longer than the lease';
+    'Internal: ends the connection that holds a sink if its bridge has given no sign of life for longer than the lease; takes another lock for the sink if a stranger holds it';
 
 CREATE FUNCTION fraud.report_sink(sink text, stopped boolean, reason text, hint text DEFAULT NULL) RETURNS void
     LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER

@@ -495,17 +495,21 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     source fraud.source_config;
+    existed boolean;
 BEGIN
     PERFORM fraud.require_role('fraud_admin', 'fraud_operator');
     IF name IS NULL OR topic IS NULL OR target IS NULL THEN
         RAISE EXCEPTION 'name, topic and target of a source must not be null'
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    -- one at a time: a name that two sessions add is taken by one of them
-    PERFORM pg_advisory_xact_lock(fraud.source_key(name));
+    -- a name that two sessions add is taken by one of them, the other waits
+    INSERT INTO fraud.source_config AS s (name, topic, target, changed_by)
+    VALUES (add_source.name, add_source.topic, add_source.target, fraud.outer_role())
+    ON CONFLICT ON CONSTRAINT source_config_pkey DO NOTHING;
+    existed := NOT FOUND;
     SELECT * INTO source FROM fraud.source_config s
     WHERE s.name = add_source.name FOR UPDATE;
-    IF FOUND AND NOT coalesce(replace, false) THEN
+    IF existed AND NOT coalesce(replace, false) THEN
         RAISE EXCEPTION 'source "%" already exists', name
             USING ERRCODE = 'duplicate_object',
                   HINT = 'Use replace => true, or fraud.alter_source.';
