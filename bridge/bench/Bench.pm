@@ -483,7 +483,7 @@ sub start_bridge
 sub peak_memory
 {
 	open(my $proc, '<', "/proc/$_[0]/status") or return;
-	while (<$proc>) { return $1 / 1024 if /^VmHWM:\s+(\d+)/; }
+	while (my $line = <$proc>) { return $1 / 1024 if $line =~ /^VmHWM:\s+(\d+)/; }
 	return;
 }
 

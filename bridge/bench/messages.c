@@ -3,6 +3,7 @@
  *		Puts the benchmarks' messages into a topic, or their rows into a file.
  *
  *	messages produce BROKERS TOPIC PARTITIONS COUNT FRAUD_SHARE
+ *	messages stream BROKERS TOPIC RATE COUNT FRAUD_SHARE
  *	messages rows COUNT FRAUD_SHARE >FILE
  *	messages schema COUNT FRAUD_SHARE >FILE
  *	messages table | mapping
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 /* What comes before a message with its schema */
 static const char schema[] =
@@ -129,6 +131,40 @@ produce(char **argv)
 }
 
 /*
+ * Fill a topic at a steady rate: each hundredth of a second its share
+ */
+static int
+stream(char **argv)
+{
+	Generator		generator;
+	Message			message;
+	uint64_t		rate = strtoull(argv[2], NULL, 10);
+	uint64_t		count = strtoull(argv[3], NULL, 10);
+	Feed		   *feed = feed_open(argv[0], argv[1], 0, NULL, 0, true);
+	bool			sent = feed != NULL;
+	struct timespec due;
+
+	workload_init(&generator, argv[4]);
+	clock_gettime(CLOCK_MONOTONIC, &due);
+	for (uint64_t i = 0; sent && i < count; i++)
+	{
+		if (i % (rate / 100) == 0)
+		{
+			due.tv_nsec += 10000000;
+			due.tv_sec += due.tv_nsec / 1000000000;
+			due.tv_nsec %= 1000000000;
+			clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL);
+			feed_poll(feed);
+		}
+		workload_message(&generator, i, &message);
+		sent = feed_send(feed, &message);
+	}
+	if (feed == NULL || !feed_close(feed) || !sent)
+		return 1;
+	return feed_delivered(feed) == count ? 0 : 1;
+}
+
+/*
  * Print the rows as COPY text
  */
 static int
@@ -176,6 +212,8 @@ main(int argc, char **argv)
 {
 	if (argc == 7 && strcmp(argv[1], "produce") == 0)
 		return produce(argv + 2);
+	if (argc == 7 && strcmp(argv[1], "stream") == 0)
+		return stream(argv + 2);
 	if (argc == 4 && strcmp(argv[1], "rows") == 0)
 		return rows(argv + 2);
 	if (argc == 4 && strcmp(argv[1], "schema") == 0)
@@ -185,6 +223,8 @@ main(int argc, char **argv)
 	if (argc == 2 && strcmp(argv[1], "mapping") == 0)
 		return puts(WORKLOAD_MAPPING) < 0;
 	fprintf(stderr, "usage: messages produce BROKERS TOPIC PARTITIONS COUNT "
+					"FRAUD_SHARE\n"
+					"       messages stream BROKERS TOPIC RATE COUNT "
 					"FRAUD_SHARE\n"
 					"       messages rows|schema COUNT FRAUD_SHARE\n"
 					"       messages table | mapping\n");
