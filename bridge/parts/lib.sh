@@ -104,7 +104,18 @@ copy_postgres()
 	cp -aL "/usr/share/postgresql/$version" "$dir/usr/share/postgresql/"
 	cp -a /usr/include/postgresql "$dir/usr/include/"
 	chmod -R u+w "$dir"
-	printf '%s\n' "$dir/usr/lib/postgresql/$version/bin/pg_config"
+	local config=$dir/usr/lib/postgresql/$version/bin/pg_config
+	# Debian's, before 15, tells where the package lies wherever it is itself.
+	if [ "$("$config" --bindir)" != "${config%/*}" ]; then
+		mv "$config" "$config.package"
+		cat >"$config" <<-END
+			#!/bin/sh
+			"$config.package" "\$@" | sed 's#/usr/lib/postgresql/#$dir&#g
+			s#/usr/share/postgresql/#$dir&#g; s#/usr/include/postgresql#$dir&#g'
+		END
+		chmod 755 "$config"
+	fi
+	printf '%s\n' "$config"
 }
 
 # The processes of a run carry its folder, or one in it, in their environment.
