@@ -20,10 +20,10 @@ detected_range(const Bq *bq, const SinkBatch *batch, char *from, char *to,
 			   size_t size, SinkError *err)
 {
 	static const char sql[] =
-		"SELECT to_char(min(detected_at) AT TIME ZONE 'UTC', f), "
-		"to_char(max(detected_at) AT TIME ZONE 'UTC', f) FROM fraud.alerts, "
-		"(VALUES ('YYYY-MM-DD HH24:MI:SS.US+00')) AS v (f) "
-		"WHERE id = ANY ($1)";
+		"SELECT to_char(first AT TIME ZONE 'UTC', f), to_char(last AT TIME "
+		"ZONE 'UTC', f) FROM (SELECT min(detected_at), max(detected_at) FROM "
+		"fraud.alerts WHERE id = ANY ($1)) AS a (first, last), (VALUES "
+		"('YYYY-MM-DD HH24:MI:SS.US+00')) AS v (f)";
 	Buffer		ids;
 	const char *params[1];
 	PgError		pg;
