@@ -10,8 +10,10 @@
  *
  *	FRAUD_FAULT="before|sent|answered NUMBER WHAT"
  *
- * The NUMBERth request that matches is meant.  WHAT is a text that it has, or
- * kafka:KEY, a request of Kafka's with this API key.
+ * The NUMBERth request that matches is meant.  WHAT is a text that it has;
+ * kafka:KEY, a request of Kafka's with this API key; or h2:TEXT, a text in a
+ * request of HTTP/2's, which more than an answer comes for.  With
+ * FRAUD_FAULT_STOP set the program is not killed but stopped.
  *
  *	FRAUD_FAULT_LOST="NUMBER WHAT"
  *
@@ -56,6 +58,8 @@ typedef enum Moment
 static Moment	   moment = NEVER;
 static int		   number = 1;
 static int		   kafka_key = -1;
+static bool		   http2 = false;
+static bool		   stop = false;
 static const char *text;
 static const char *log_name;
 
@@ -74,6 +78,7 @@ read_fault(void)
 	int			at = 0;
 
 	log_name = getenv("FRAUD_FAULT_LOG");
+	stop = getenv("FRAUD_FAULT_STOP") != NULL;
 	if (lost != NULL && sscanf(lost, "%d %n", &number, &at) == 1 && at > 0)
 	{
 		moment = LOST;
@@ -89,6 +94,9 @@ read_fault(void)
 	}
 	if (text != NULL && strncmp(text, "kafka:", 6) == 0)
 		kafka_key = (int) strtol(text + 6, NULL, 10);
+	http2 = text != NULL && strncmp(text, "h2:", 3) == 0;
+	if (http2)
+		text += 3;
 }
 
 /* Tell the test that it happened */
@@ -106,14 +114,15 @@ write_log(void)
 	}
 }
 
-/* The end, as by kill -9 */
+/* The end, as by kill -9; or a stop, which happens once */
 static void
 die(void)
 {
 	write_log();
-	kill(getpid(), SIGKILL);
-	for (;;)
-		pause();
+	moment = NEVER;
+	kill(getpid(), stop ? SIGSTOP : SIGKILL);
+	/* a signal to oneself may come a little later */
+	usleep(stop ? 20000 : 10000000);
 }
 
 /* Is this the beginning of a Kafka request with the key? */
@@ -162,6 +171,24 @@ was_sent(bool meant, ssize_t len)
 		die();
 }
 
+/* Has HTTP/2 brought data of an answer, not only word of itself? */
+static bool
+has_data(const unsigned char *frame, size_t len)
+{
+	while (len >= 9)
+	{
+		size_t size = (size_t) frame[0] << 16 | frame[1] << 8 | frame[2];
+
+		if (frame[3] == 0 && size > 0)
+			return true;
+		if (size + 9 > len)
+			break;
+		frame += size + 9;
+		len -= size + 9;
+	}
+	return false;
+}
+
 /* Something was received; true: it is to be lost */
 static bool
 was_received(int fd, const void *data, ssize_t len)
@@ -171,11 +198,14 @@ was_received(int fd, const void *data, ssize_t len)
 	if (moment < ANSWERED || len <= 0)
 		return false;
 	pthread_mutex_lock(&lock);
-	answer = fd == awaited &&
+	answer = fd == awaited && (!http2 || has_data(data, (size_t) len)) &&
 			 (kafka_key < 0 || memmem(data, (size_t) len, &correlation,
 									  sizeof(correlation)) != NULL);
 	if (answer && moment == ANSWERED)
+	{
 		die();
+		answer = false;
+	}
 	if (answer)
 	{
 		awaited = -1;

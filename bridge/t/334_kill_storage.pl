@@ -1,0 +1,64 @@
+# BigQuery's mode storage_write killed before, in and after each of its steps,
+# and at random: each fraud is in the table once, as an emulator that others
+# wrote shows it.
+# Takes long.
+
+use strict;
+use warnings;
+use Test::More;
+use PgFraud::BigQuery;
+use PgFraud::Bridge;
+use PgFraud::Fault;
+use PgFraud::Part qw(need);
+use PgFraud::Server;
+
+need('bigquery');
+
+my $server = PgFraud::Server->new('main');
+my $bigquery = PgFraud::BigQuery->start;
+my $kills = PgFraud::Fault::count(200);
+$bigquery->create_dataset('fraud');
+
+# The rule's name is in each row, and in nothing else that the bridge sends.
+$server->sql(<<'END');
+CREATE TABLE payments (id bigint, amount numeric(12,2));
+SELECT fraud.watch('payments');
+SELECT fraud.add_rule('payments', 'told_by_row', 'amount > 500');
+SELECT fraud.add_sink('storage', 'bigquery', '{"table": "my-project.fraud.storage", "mode": "storage_write"}', target => 'payments');
+END
+my $session = $server->session;
+my $start = sub {
+	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
+		options => ['--only=forward'], env => { %{ $_[0] }, %{ $bigquery->env } });
+};
+# The first one makes the stream; it is killed each time that it does.  The
+# table's name has a byte with its length before it, which is "1".
+PgFraud::Fault::kill_at(
+	kills => 3,
+	work => sub { $session->query_safe('INSERT INTO payments VALUES (0, 1000)') },
+	start => $start,
+	steps => [ [ 'stream made', 'h2:1projects/my-project/datasets/fraud/tables/storage' ] ]);
+PgFraud::Fault::kill_at(
+	kills => $kills - 3,
+	work => sub {
+		$session->query_safe('INSERT INTO payments SELECT g, 1000 '
+			  . 'FROM generate_series(1, 20) AS g');
+	},
+	start => $start,
+	steps => [
+		[ 'table looked at', '/tables/storage HTTP' ],
+		[ 'place read', 'FROM fraud.sink_streams' ],
+		[ 'batch saved, or done', 'UPDATE fraud.sink_cursor', 1, 2 ],
+		[ 'place saved', 'INSERT INTO fraud.sink_streams' ],
+		[ 'rows appended', 'h2:told_by_row' ] ]);
+
+my $bridge = $start->({});
+ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't', 30),
+	'everything is sent') or diag($bridge->log_text);
+is($bridge->stop, 0, 'the bridge stops');
+my @want = split /\n/, $server->sql('SELECT event_id FROM fraud.alerts');
+is(scalar @want, 3 + 20 * ($kills - 3), 'as many as were made');
+PgFraud::Fault::each_once(\@want,
+	[ map { $_->[0] } $bigquery->query('SELECT event_id FROM `my-project.fraud.storage`') ],
+	"storage_write after $kills kills");
+done_testing();
