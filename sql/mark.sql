@@ -71,7 +71,8 @@ SELECT amount FROM tx WHERE id = 1;
 SELECT * FROM marks WHERE id = 1;
 SELECT count(*) = :alerts AS no_orphan FROM fraud.alerts WHERE table_name = 'mark.tx';
 
--- MERGE, where the server has it
+-- MERGE, where the server has it; both warn that marks are not changed
+SET client_min_messages = error;
 SELECT current_setting('server_version_num')::int >= 150000 AS has_merge \gset
 \if :has_merge
 MERGE INTO tx USING (VALUES (1, 1), (45, 800), (46, 1)) AS s(id, amount) ON tx.id = s.id
@@ -81,6 +82,7 @@ MERGE INTO tx USING (VALUES (1, 1), (45, 800), (46, 1)) AS s(id, amount) ON tx.i
 UPDATE tx SET amount = 1, is_fraud = true WHERE id = 1;
 INSERT INTO tx (id, amount) VALUES (45, 800), (46, 1);
 \endif
+SET client_min_messages = warning;
 SELECT * FROM marks WHERE id IN (1, 45, 46);
 
 -- forged marks: overwritten by INSERT and COPY

@@ -118,6 +118,14 @@ ALTER TABLE tx DETACH PARTITION tx_may;
 SELECT is_fraud, fraud_rules FROM tx_may ORDER BY id;
 INSERT INTO tx_may (id, "Amount", day, note) VALUES (16, 900, '2024-05-01', 'sixteen');
 SELECT id, is_fraud FROM tx_may WHERE id = 16;
+-- it can be watched for itself, with the marks that it has
+SELECT fraud.watch('tx_may', dry_run => true);
+SELECT fraud.watch('tx_may');
+SELECT fraud.add_rule('tx_may', 'may', '"Amount" > 800');
+INSERT INTO tx_may (id, "Amount", day, note) VALUES (18, 900, '2024-05-02', 'eighteen');
+SELECT id, is_fraud, fraud_rules FROM tx_may ORDER BY id;
+SELECT count(*) FROM fraud.watch_statements('tx_may');
+SELECT fraud.unwatch('tx_may');
 
 SELECT fraud.unwatch('tx');
 SELECT count(*) FROM pg_trigger AS t JOIN pg_partition_tree('tx') AS p ON p.relid = t.tgrelid WHERE t.tgname LIKE '~~fraud%';

@@ -68,6 +68,20 @@ CREATE TABLE mine_too (id int, fraud_rules jsonb);
 SELECT fraud.watch('mine_too');
 SELECT count(*) FROM pg_attribute WHERE attrelid = 'mine_too'::regclass AND attname = 'is_fraud';
 
+-- all of the marks, but not as they are to be
+CREATE TABLE copied (LIKE payments);
+ALTER TABLE copied ALTER fraud_score TYPE float8;
+SELECT fraud.watch('copied');
+ALTER TABLE copied ALTER fraud_score TYPE numeric(10,2);
+SELECT fraud.watch('copied');
+ALTER TABLE copied ALTER fraud_score TYPE numeric, ALTER fraud_alert_id SET NOT NULL;
+SELECT fraud.watch('copied');
+ALTER TABLE copied ALTER fraud_alert_id DROP NOT NULL;
+SELECT fraud.watch('copied');
+SELECT col_description('copied'::regclass, attnum) = note AS noted
+  FROM pg_attribute, fraud.mark_columns() WHERE attrelid = 'copied'::regclass AND attname = name;
+DROP TABLE copied;
+
 -- what cannot be watched
 SELECT fraud.watch('some_payments');
 SELECT fraud.watch('fraud.alerts');

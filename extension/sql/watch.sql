@@ -136,7 +136,9 @@ END
 $$;
 COMMENT ON FUNCTION fraud.check_watch_column(regclass, text, name, regtype[]) IS 'Checks a column named in watch';
 
--- The statements that turn a table into a watched one; none if it is.
+-- The statements that turn a table into a watched one; none if it is.  Marks
+-- that are there are taken if they are all there, as in a partition that was
+-- detached or in a copy of a watched table; else such a column is the user's.
 CREATE FUNCTION fraud.watch_statements(target regclass) RETURNS SETOF text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -149,25 +151,37 @@ DECLARE
     trigger record;
 BEGIN
     FOR mark IN
-        SELECT m.name, m.type, m.note, a.attnum, a.atttypid = m.type AS same_type,
+        SELECT m.name, m.type, m.note, a.attnum, format_type(a.atttypid, a.atttypmod) AS old_type,
+               bool_and(a.attnum IS NOT NULL) OVER () AS has_all,
+               a.atttypid = m.type AS same_type,
+               a.atttypid = m.type AND a.atttypmod = -1 AND NOT a.attnotnull AND a.attgenerated = '' AS fits,
                col_description(target, a.attnum) = m.note
                    OR EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target = $1) AS ours
-          FROM fraud.mark_columns() AS m
+          FROM fraud.mark_columns() WITH ORDINALITY AS m(name, type, note, n)
           LEFT JOIN pg_attribute AS a ON a.attrelid = target AND a.attname = m.name AND NOT a.attisdropped
+         ORDER BY fits, m.n
     LOOP
         IF mark.attnum IS NULL THEN
             missing := missing || format('ADD COLUMN %I %s', mark.name, mark.type);
             notes := notes || format('COMMENT ON COLUMN %s.%I IS %L', full_name, mark.name, mark.note);
-        ELSIF NOT (mark.same_type AND mark.ours IS TRUE) THEN
+        ELSIF mark.same_type AND mark.ours THEN
+            CONTINUE;
+        ELSIF mark.has_all AND mark.fits THEN
+            notes := notes || format('COMMENT ON COLUMN %s.%I IS %L', full_name, mark.name, mark.note);
+        ELSE
             RAISE EXCEPTION USING ERRCODE = 'duplicate_column',
                 MESSAGE = format('column "%s" of table %s already exists', mark.name, full_name),
+                DETAIL = CASE WHEN NOT mark.same_type OR mark.has_all AND mark.old_type <> mark.type::text
+                              THEN format('Its type is %s, that of the mark is %s.', mark.old_type, mark.type)
+                              WHEN mark.has_all THEN 'It is generated or not null, which the mark is not.'
+                              ELSE 'The table does not have the other marks.' END,
                 HINT = 'Rename that column: pg_fraud keeps its marks in columns of this name.';
         END IF;
     END LOOP;
     IF missing <> '{}' THEN
         RETURN NEXT format('ALTER TABLE %s %s', full_name, array_to_string(missing, ', '));
-        RETURN QUERY SELECT unnest(notes);
     END IF;
+    RETURN QUERY SELECT unnest(notes);
 
     FOR trigger IN
         SELECT * FROM (VALUES
