@@ -20,6 +20,8 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
+#include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -247,6 +249,106 @@ writer_close(void)
 }
 
 /*
+ * Does an index take the next row's value without a look at the other rows,
+ * or at its own earlier values?
+ */
+static bool
+index_is_plain(Relation index, IndexInfo *info)
+{
+	return info->ii_ExclusionOps == NULL && index->rd_index->indimmediate;
+}
+
+/*
+ * A block range index keeps each range's least and greatest value.  So of
+ * rows with the same values in the same block it need see only one.
+ */
+static bool
+same_range(TupleTableSlot *row, TupleTableSlot *previous, IndexInfo *info)
+{
+	if (previous == NULL || ItemPointerGetBlockNumber(&row->tts_tid) !=
+								ItemPointerGetBlockNumber(&previous->tts_tid))
+		return false;
+	for (int i = 0; i < info->ii_NumIndexAttrs; i++)
+	{
+		AttrNumber attnum = info->ii_IndexAttrNumbers[i];
+
+		if (attnum <= 0 || !TupleDescAttr(writer->desc, attnum - 1)->attbyval ||
+			row->tts_isnull[attnum - 1] != previous->tts_isnull[attnum - 1] ||
+			row->tts_values[attnum - 1] != previous->tts_values[attnum - 1])
+			return false;
+	}
+	return info->ii_Predicate == NIL;
+}
+
+/*
+ * Put the group's rows into one index, which keeps the pages in use at hand.
+ */
+static void
+index_rows(Relation index, IndexInfo *info)
+{
+	ExprContext	   *econtext = GetPerTupleExprContext(writer->estate);
+	bool			ranges = index->rd_rel->relam == BRIN_AM_OID;
+	TupleTableSlot *previous = NULL;
+	Datum			values[INDEX_MAX_KEYS];
+	bool			nulls[INDEX_MAX_KEYS];
+
+	if (!info->ii_ReadyForInserts)
+		return;
+	if (info->ii_Predicate != NIL && info->ii_PredicateState == NULL)
+		info->ii_PredicateState =
+			ExecPrepareQual(info->ii_Predicate, writer->estate);
+	for (int i = 0; i < writer->nrows; i++)
+	{
+		TupleTableSlot *row = writer->rows[i];
+
+		if (ranges && same_range(row, previous, info))
+			continue;
+		previous = row;
+		ResetExprContext(econtext);
+		econtext->ecxt_scantuple = row;
+		if (info->ii_PredicateState != NULL &&
+			!ExecQual(info->ii_PredicateState, econtext))
+			continue;
+		FormIndexDatum(info, row, writer->estate, values, nulls);
+		index_insert(
+			index, values, nulls, &row->tts_tid, writer->info->ri_RelationDesc,
+			index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+			false, info);
+	}
+}
+
+/*
+ * Put the group's rows into all indexes, by their values: no need to take the
+ * tuples apart again.
+ */
+static void
+index_group(void)
+{
+	ResultRelInfo *info = writer->info;
+	MemoryContext  old;
+	bool		   plain = true;
+
+	for (int i = 0; i < writer->nrows; i++)
+		writer->rows[i]->tts_tid = writer->tuples[i]->tts_tid;
+	for (int i = 0; i < info->ri_NumIndices; i++)
+		plain &= index_is_plain(info->ri_IndexRelationDescs[i],
+								info->ri_IndexRelationInfo[i]);
+
+	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(writer->estate));
+	if (plain)
+		for (int i = 0; i < info->ri_NumIndices; i++)
+			index_rows(info->ri_IndexRelationDescs[i],
+					   info->ri_IndexRelationInfo[i]);
+	else
+		/* somebody's exclusion constraint, say */
+		for (int i = 0; i < writer->nrows; i++)
+			(void) compat_insert_index_tuples(info, writer->rows[i],
+											  writer->estate);
+	MemoryContextSwitchTo(old);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+/*
  * Store the rows of the group, and begin another one.
  */
 void
@@ -271,17 +373,9 @@ alerts_store(void)
 		table_tuple_insert(rel, writer->tuples[0], cid, 0, NULL);
 	else
 		table_multi_insert(rel, writer->tuples, writer->nrows, cid, 0, NULL);
-
-	/* by the values: no need to take the tuples apart again */
+	index_group();
 	for (int i = 0; i < writer->nrows; i++)
-	{
-		writer->rows[i]->tts_tid = writer->tuples[i]->tts_tid;
-		ResetPerTupleExprContext(writer->estate);
-		if (writer->info->ri_NumIndices > 0)
-			(void) compat_insert_index_tuples(writer->info, writer->rows[i],
-											  writer->estate);
 		ExecClearTuple(writer->tuples[i]);
-	}
 	writer_close();
 	writer->nrows = 0;
 	MemoryContextReset(writer->group);

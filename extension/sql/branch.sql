@@ -23,8 +23,9 @@ COMMENT ON COLUMN fraud.branch_positions.updated_at IS 'When it moved last';
 
 SELECT pg_catalog.pg_extension_config_dump('fraud.branch_positions', '');
 
--- The branch asks for what became of a range of offsets.
-CREATE INDEX alerts_kafka_idx ON fraud.alerts (source, kafka_partition, kafka_offset)
+-- The branch asks for what became of a range of offsets.  The source, which
+-- tells little apart, comes last: what is of fixed size is compared faster.
+CREATE INDEX alerts_kafka_idx ON fraud.alerts (kafka_partition, kafka_offset, source)
     WHERE source IS NOT NULL;
 CREATE INDEX dead_letters_kafka_idx ON fraud.dead_letters (source, kafka_partition, kafka_offset);
 
