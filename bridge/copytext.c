@@ -454,8 +454,32 @@ append_array(Buffer *out, const ValueStyle *style, const JsonValue *array,
 }
 
 /*
+ * The text of any value but null and a missing one, as its column's type
+ * reads it.  NULL, with the problem, if there is none.  It is in the message,
+ * in the scratch memory or in shown.
+ */
+const char *
+column_text(const ValueStyle *style, const JsonValue *value,
+			ValueScratch *scratch, char shown[TIMESTAMP_SIZE], size_t *len,
+			ValueProblem *problem)
+{
+	if (style->array && value->kind == JSON_VALUE_ARRAY)
+	{
+		buf_reset(&scratch->literal);
+		if (!append_array(&scratch->literal, style, value, 1, scratch, problem))
+			return NULL;
+		*len = scratch->literal.len;
+		return scratch->literal.data;
+	}
+	if (style->array && style->form == FORM_JSON)
+		/* not an array: what array_in() makes of its text */
+		return value_text(value, &scratch->text, len);
+	return single_text(style, value, scratch, shown, len, problem);
+}
+
+/*
  * Append a value of any kind but a missing one, as its column wants it.
- * False, with the problem, if it cannot be written; out may then hold a part.
+ * False, with the problem, if it cannot be written.
  */
 bool
 copy_value(Buffer *out, const ValueStyle *style, const JsonValue *value,
@@ -470,19 +494,7 @@ copy_value(Buffer *out, const ValueStyle *style, const JsonValue *value,
 		buf_append(out, "\\N", 2);
 		return true;
 	}
-	if (style->array && value->kind == JSON_VALUE_ARRAY)
-	{
-		buf_reset(&scratch->literal);
-		if (!append_array(&scratch->literal, style, value, 1, scratch, problem))
-			return false;
-		copy_text(out, scratch->literal.data, scratch->literal.len);
-		return true;
-	}
-	if (style->array && style->form == FORM_JSON)
-		/* not an array: what array_in() makes of its text */
-		text = value_text(value, &scratch->text, &len);
-	else
-		text = single_text(style, value, scratch, shown, &len, problem);
+	text = column_text(style, value, scratch, shown, &len, problem);
 	if (text == NULL)
 		return false;
 	copy_text(out, text, len);

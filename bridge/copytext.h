@@ -6,6 +6,7 @@
 #define COPYTEXT_H
 
 #include "decode.h"
+#include "timestamp.h"
 
 /* How a value is written for the type of its column */
 typedef enum ValueForm
@@ -44,6 +45,10 @@ typedef struct ValueProblem
 extern void json_unescape(const JsonValue *value, Buffer *out);
 extern void copy_text(Buffer *out, const char *text, size_t len);
 extern void copy_bytea(Buffer *out, const char *data, size_t len);
+extern const char *column_text(const ValueStyle *style, const JsonValue *value,
+							   ValueScratch *scratch,
+							   char shown[TIMESTAMP_SIZE], size_t *len,
+							   ValueProblem *problem);
 extern bool copy_value(Buffer *out, const ValueStyle *style,
 					   const JsonValue *value, ValueScratch *scratch,
 					   ValueProblem *problem);

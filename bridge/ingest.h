@@ -18,6 +18,9 @@
 
 #define RECORD_HASH_SIZE 32
 
+/* Dead letters that are gathered before they are written */
+#define DEAD_MAX 256
+
 /* What the configuration and the catalog say of a source */
 typedef struct SourceConfig
 {
@@ -34,7 +37,7 @@ typedef struct SourceConfig
 	char	   **key_columns; /* the primary key */
 	int			 nkey_columns;
 	bool		 row_security; /* it limits what this role may insert */
-	bool		 loadable;	   /* by fraud.load_rows() */
+	bool		 loadable;	   /* by fraud.load_packed() */
 	bool		 branched;	   /* has a topic for frauds or legit ones */
 	bool		 paused;
 	bool		 stopped;
@@ -171,8 +174,11 @@ typedef struct Writer
 	int		 words;
 	bool	 staged;	   /* through the temporary table */
 	bool	 stage_exists; /* over this connection */
-	bool	 loadable;	   /* fraud.load_rows() takes the table */
+	bool	 loadable;	   /* fraud.load_packed() takes the table */
 	bool	 loading;	   /* a chunk is on its way to it */
+	bool	 load_prepared;
+	Buffer	 load_columns; /* its arguments, "" = not made yet */
+	Buffer	 load_kinds;
 	bool	 has_headers;  /* the mapping asks for headers */
 	PgError	 error;
 	int32_t	 fenced_partition;
@@ -219,8 +225,9 @@ extern RowResult   writer_make_row(Writer *writer, const Record *record,
 								   Fault *fault);
 extern bool		   writer_record_fits(const Record *record, Fault *fault);
 
-/* ---- load.c: by fraud.load_rows() instead of COPY ---- */
-extern WriteResult load_send(Writer *writer, size_t len);
+/* ---- load.c: by fraud.load_packed() instead of COPY ---- */
+extern bool load_worthwhile(const Writer *writer, const Items *items);
+extern WriteResult load_stream(Writer *writer, const Items *items);
 extern WriteResult load_wait(Writer *writer);
 
 /* ---- careful.c: the same, finding the records that cannot be stored ---- */

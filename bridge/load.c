@@ -1,6 +1,6 @@
 /*
  * load.c
- *		Rows into the table by fraud.load_rows(), a chunk of COPY text a call.
+ *		Rows into the table by fraud.load_packed(), a chunk of them a call.
  *
  * It does what COPY does with the table's triggers, and faster, where the
  * table allows it.  While the server works on one chunk the next is made.
@@ -10,36 +10,16 @@
 
 #include <string.h>
 
-/* The columns of the run, as an array of names */
-static void
-append_columns(const Writer *writer, Buffer *out)
-{
-	const SourceConfig *config = &writer->source->config;
-	bool				any = false;
-
-	buf_append_char(out, '{');
-	for (int i = 0; i < config->ncolumns; i++)
-	{
-		if (((writer->run[i / 64] >> (i % 64)) & 1) == 0)
-			continue;
-		buf_append_str(out, any ? ",\"" : "\"");
-		any = true;
-		for (const char *p = config->columns[i].name; *p != '\0'; p++)
-		{
-			if (*p == '"' || *p == '\\')
-				buf_append_char(out, '\\');
-			buf_append_char(out, *p);
-		}
-		buf_append_char(out, '"');
-	}
-	buf_append_char(out, '}');
-}
+#define LOAD_CHUNK (512 * 1024) /* bytes of rows in a call */
+#define LOAD_MIN (64 * 1024)	/* of messages: below that COPY costs less */
+#define LOAD_STATEMENT "fraud_load"
 
 /* Wait for the chunk on its way */
 WriteResult
 load_wait(Writer *writer)
 {
 	WriteResult result = WRITE_OK;
+	int64_t		started = now_us();
 	PGresult   *res;
 
 	if (!writer->loading)
@@ -61,47 +41,135 @@ load_wait(Writer *writer)
 		pg_error_get(writer->conn, NULL, &writer->error);
 		result = WRITE_ERROR;
 	}
-	/* not for these columns: the careful way copies, and so do we then */
+	writer->tally.send_us += now_us() - started;
+	/* not for this table: the careful way copies, and so do we then */
 	if (result == WRITE_ERROR && strcmp(writer->error.sqlstate, "0A000") == 0)
 		writer->loadable = false;
 	return result;
 }
 
-/* Send the first len bytes of rows as a chunk, after what was gathered */
-WriteResult
-load_send(Writer *writer, size_t len)
+/*
+ * Have the statement prepared.  Planned anew for each chunk it would cost
+ * what copying the chunk some times costs.
+ */
+static bool
+prepare(Writer *writer)
 {
-	static const int formats[3] = {0, 0, 1};
-	Buffer			 columns;
-	const char		*values[3];
-	int				 lengths[3];
-	WriteResult		 result = load_wait(writer);
+	PGresult *res;
+
+	if (writer->load_prepared)
+		return true;
+	res = PQprepare(writer->conn, LOAD_STATEMENT,
+					"SELECT fraud.load_packed($1::regclass, $2::text[], "
+					"$3::text, $4::bytea)",
+					4, NULL);
+	writer->load_prepared = PQresultStatus(res) == PGRES_COMMAND_OK;
+	if (!writer->load_prepared)
+		pg_error_get(writer->conn, res, &writer->error);
+	PQclear(res);
+	return writer->load_prepared;
+}
+
+/* Send the rows as a chunk, after what was gathered */
+static WriteResult
+load_send(Writer *writer)
+{
+	static const int formats[4] = {0, 0, 0, 1};
+	const char		*values[4] = {writer->source->config.target,
+								  writer->load_columns.data, writer->load_kinds.data,
+								  writer->rows.data};
+	int				 lengths[4] = {0, 0, 0, (int) writer->rows.len};
+	WriteResult		 result = writer_flush(writer);
 	int64_t			 started = now_us();
 
-	if (result == WRITE_OK)
-		result = writer_flush(writer);
 	if (result != WRITE_OK)
 		return result;
-	buf_init(&columns);
-	append_columns(writer, &columns);
-	values[0] = writer->source->config.target;
-	values[1] = columns.data;
-	values[2] = writer->rows.data;
-	lengths[0] = lengths[1] = 0; /* text: not looked at */
-	lengths[2] = (int) len;
-	if (PQsendQueryParams(writer->conn,
-						  "SELECT fraud.load_rows($1::regclass, $2::text[], "
-						  "$3::bytea)",
-						  3, NULL, values, lengths, formats, 0) == 0)
+	if (!prepare(writer))
+		return WRITE_ERROR;
+	if (PQsendQueryPrepared(writer->conn, LOAD_STATEMENT, 4, values, lengths,
+							formats, 0) == 0)
 	{
 		pg_error_get(writer->conn, NULL, &writer->error);
-		result = WRITE_ERROR;
+		return WRITE_ERROR;
 	}
-	else
-		writer->loading = true;
-	buf_free(&columns);
+	writer->loading = true;
+	buf_reset(&writer->rows);
 	writer->tally.send_us += now_us() - started;
-	memmove(writer->rows.data, writer->rows.data + len, writer->rows.len - len);
-	writer->rows.len -= len;
+	return WRITE_OK;
+}
+
+/* Write the dead letters gathered, after the rows before them */
+static WriteResult
+load_dead(Writer *writer, const Items *items)
+{
+	WriteResult result = WRITE_OK;
+
+	if (writer->rows.len > 0)
+		result = load_send(writer);
+	return result == WRITE_OK ? writer_dead(writer, items) : result;
+}
+
+/* One record: to its row, to the dead letters, or (a tombstone) nowhere */
+static WriteResult
+load_record(Writer *writer, const Items *items, size_t index)
+{
+	Record record;
+	Fault  fault;
+
+	items->at(items->arg, index, writer->has_headers, &record);
+	writer->tally.bytes += (int64_t) (record.key_len + record.value_len);
+	if (record.value == NULL)
+	{
+		writer->tally.tombstones++;
+		return WRITE_OK;
+	}
+	if (writer_record_fits(&record, &fault) &&
+		mapping_pack(writer->mapping, &record, &writer->rows, &fault) == ROW_OK)
+	{
+		writer->tally.rows++;
+		return writer->rows.len >= LOAD_CHUNK ? load_send(writer) : WRITE_OK;
+	}
+	if (!writer_dead_add(writer, index, &fault))
+		return WRITE_HALT;
+	return writer->ndead >= DEAD_MAX ? load_dead(writer, items) : WRITE_OK;
+}
+
+/* Are there so many records that this way pays? */
+bool
+load_worthwhile(const Writer *writer, const Items *items)
+{
+	size_t bytes = 0;
+
+	for (size_t i = 0; writer->loadable && i < items->count; i++)
+	{
+		Record record;
+
+		items->at(items->arg, i, false, &record);
+		bytes += record.value_len;
+		if (bytes >= LOAD_MIN)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Write records, trusting that the database takes all of them that can be
+ * made into rows.  The last chunk is still on its way afterwards.
+ */
+WriteResult
+load_stream(Writer *writer, const Items *items)
+{
+	WriteResult result = WRITE_OK;
+
+	if (writer->load_kinds.len == 0)
+		mapping_pack_columns(writer->mapping, &writer->load_columns,
+							 &writer->load_kinds);
+	buf_reset(&writer->rows);
+	for (size_t i = 0; result == WRITE_OK && i < items->count; i++)
+		result = load_record(writer, items, i);
+	if (result == WRITE_OK && writer->ndead > 0)
+		result = load_dead(writer, items);
+	if (result == WRITE_OK && writer->rows.len > 0)
+		result = load_send(writer);
 	return result;
 }

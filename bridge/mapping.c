@@ -327,6 +327,7 @@ plan_column(Mapping *mapping, const TableColumn *columns, int index,
 		!plan_format(plan, column, option.format, reason))
 		return false;
 	plan->plain = plan->style.form == FORM_TEXT && !plan->style.array;
+	plan_pack(plan, column);
 	if (plan->source == FROM_FIELD)
 	{
 		mapping->need_message = true;

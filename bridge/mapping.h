@@ -91,4 +91,15 @@ extern RowResult mapping_row(Mapping *mapping, const Record *record,
 extern int mapping_copy_columns(const Mapping  *mapping,
 								const uint64_t *columns_present, Buffer *out);
 
+/*
+ * The same as mapping_row() for fraud.load_packed(): a row as in packed.h,
+ * with a value for every column that the mapping may fill.
+ */
+extern RowResult mapping_pack(Mapping *mapping, const Record *record,
+							  Buffer *out, Fault *fault);
+
+/* What these columns are: an array of their names, and their kinds */
+extern void mapping_pack_columns(const Mapping *mapping, Buffer *names,
+								 Buffer *kinds);
+
 #endif /* MAPPING_H */

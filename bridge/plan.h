@@ -36,7 +36,18 @@ typedef struct ColumnPlan
 	bool	   number; /* a numeric type */
 	bool	   time;   /* a type with a date or a time in it */
 	bool	   required;
+	char	   kind;  /* as it is packed: see packed.h */
+	int		   scale; /* of a numeric, -1: any */
+	bool	   zoned; /* timestamptz */
 } ColumnPlan;
+
+/* What a column's value turned out to be */
+typedef enum Outcome
+{
+	VALUE_WRITTEN,
+	VALUE_MISSING, /* the column takes its default */
+	VALUE_REFUSED  /* the fault says why */
+} Outcome;
 
 struct Mapping
 {
@@ -49,5 +60,19 @@ struct Mapping
 	Decoder		*decoder;
 	ValueScratch scratch;
 };
+
+/* row.c */
+extern bool decode_record(Mapping *mapping, const Record *record, Fault *fault);
+extern Outcome refuse_value(Fault *fault, const ColumnPlan *plan,
+							const char *sqlstate, const char *text);
+extern const RecordHeader *record_header(const Record *record,
+										 const char	  *name);
+
+/* packvalue.c */
+extern void plan_pack(ColumnPlan *plan, const TableColumn *column);
+extern void pack_align(Buffer *out, size_t row);
+extern void pack_integer(Buffer *out, const ColumnPlan *plan, int64_t number);
+extern void pack_text(Buffer *out, const ColumnPlan *plan, size_t row,
+					  const char *text, size_t len);
 
 #endif /* PLAN_H */

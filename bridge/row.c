@@ -10,18 +10,10 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* What a column's value turned out to be */
-typedef enum Outcome
-{
-	VALUE_WRITTEN,
-	VALUE_MISSING, /* the column takes its default */
-	VALUE_REFUSED  /* the fault says why */
-} Outcome;
-
 /*
  * Refuse a row for one column's value
  */
-static Outcome
+Outcome
 refuse_value(Fault *fault, const ColumnPlan *plan, const char *sqlstate,
 			 const char *text)
 {
@@ -65,20 +57,29 @@ write_bytes(Mapping *mapping, const ColumnPlan *plan, const char *data,
 }
 
 /*
+ * The last header of that name; NULL if there is none
+ */
+const RecordHeader *
+record_header(const Record *record, const char *name)
+{
+	for (size_t i = record->nheaders; i-- > 0;)
+		if (strcmp(record->headers[i].name, name) == 0)
+			return &record->headers[i];
+	return NULL;
+}
+
+/*
  * Write the last header of the plan's name
  */
 static Outcome
 write_header(Mapping *mapping, const ColumnPlan *plan, const Record *record,
 			 Buffer *out, Fault *fault)
 {
-	for (size_t i = record->nheaders; i-- > 0;)
-	{
-		const RecordHeader *header = &record->headers[i];
+	const RecordHeader *header = record_header(record, plan->header);
 
-		if (strcmp(header->name, plan->header) == 0)
-			return write_bytes(mapping, plan, header->value, header->value_len,
-							   out, fault);
-	}
+	if (header != NULL)
+		return write_bytes(mapping, plan, header->value, header->value_len, out,
+						   fault);
 	if (plan->required)
 		return refuse_value(fault, plan, "23502",
 							"required, and the record has none");
@@ -194,6 +195,23 @@ write_metadata(Mapping *mapping, const ColumnPlan *plan, const Record *record,
 }
 
 /*
+ * Decode a record's message, if any column wants something of it
+ */
+bool
+decode_record(Mapping *mapping, const Record *record, Fault *fault)
+{
+	if (!mapping->need_message)
+		return true;
+	if (record->value == NULL)
+	{
+		fault_set(fault, "decode", "22P02", "the record has no value");
+		return false;
+	}
+	return decoder_run(mapping->decoder, record->value, record->value_len,
+					   mapping->need_object, fault);
+}
+
+/*
  * Append one record's row to out
  */
 RowResult
@@ -205,17 +223,8 @@ mapping_row(Mapping *mapping, const Record *record, Buffer *out,
 
 	for (int i = 0; i < mapping->nwords; i++)
 		columns_present[i] = 0;
-	if (mapping->need_message)
-	{
-		if (record->value == NULL)
-		{
-			fault_set(fault, "decode", "22P02", "the record has no value");
-			return ROW_DEAD;
-		}
-		if (!decoder_run(mapping->decoder, record->value, record->value_len,
-						 mapping->need_object, fault))
-			return ROW_DEAD;
-	}
+	if (!decode_record(mapping, record, fault))
+		return ROW_DEAD;
 	for (int i = 0; i < mapping->nplans; i++)
 	{
 		const ColumnPlan *plan = &mapping->plans[i];

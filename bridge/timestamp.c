@@ -86,7 +86,7 @@ date_from_days(int64_t days, int64_t *year, int *month, int *day)
 /*
  * How many days a month has
  */
-static int
+int
 days_in_month(int year, int month)
 {
 	static const int days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};

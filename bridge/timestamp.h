@@ -27,7 +27,9 @@ typedef enum TimestampKind
 	TIMESTAMP_TIME /* time without time zone */
 } TimestampKind;
 
-extern int64_t		   days_from_date(int64_t year, int month, int day);
+extern int64_t days_from_date(int64_t year, int month, int day);
+extern int	   days_in_month(int year, int month);
+
 extern TimestampResult timestamp_to_utc(const char *text, size_t len,
 										TimestampKind kind,
 										char		  out[TIMESTAMP_SIZE]);

@@ -17,10 +17,7 @@
 #include <string.h>
 
 #define CHUNK (64 * 1024)		/* COPY text is sent in such pieces */
-#define LOAD_CHUNK (512 * 1024) /* and to fraud.load_rows() in such */
-#define LOAD_MIN (64 * 1024)	/* below that COPY costs less */
 #define ROWS_KEPT (1024 * 1024) /* memory kept between batches */
-#define DEAD_MAX 256			/* gathered before they are written */
 
 /* Prepare a writer for a source */
 void
@@ -49,6 +46,8 @@ writer_free(Writer *writer)
 	buf_free(&writer->expect);
 	buf_free(&writer->begin);
 	buf_free(&writer->rows);
+	buf_free(&writer->load_columns);
+	buf_free(&writer->load_kinds);
 	free(writer->set);
 	free(writer->run);
 	free(writer->dead);
@@ -61,6 +60,7 @@ writer_connected(Writer *writer, PGconn *conn)
 {
 	writer->conn = conn;
 	writer->stage_exists = false;
+	writer->load_prepared = false;
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
 	writer->running = writer->copying = writer->loading = false;
@@ -212,10 +212,10 @@ read_answers(Writer *writer, bool copy)
 static WriteResult
 send_pending(Writer *writer, bool copy)
 {
-	WriteResult result;
+	WriteResult result = load_wait(writer);
 
-	if (writer->pending.len == 0)
-		return WRITE_OK;
+	if (result != WRITE_OK || writer->pending.len == 0)
+		return result;
 	if (PQsendQuery(writer->conn, writer->pending.data) == 0)
 	{
 		pg_error_get(writer->conn, NULL, &writer->error);
@@ -446,17 +446,6 @@ end_run(Writer *writer, size_t len)
 
 	if (!writer->running)
 		return WRITE_OK;
-	if (writer->loadable && !writer->copying && len >= LOAD_MIN)
-		result = load_send(writer, len);
-	else
-		result = load_wait(writer);
-	if (result != WRITE_OK)
-		return result;
-	if (writer->loading || (len == 0 && !writer->copying))
-	{
-		writer->running = false;
-		return load_wait(writer);
-	}
 	result = send_run(writer, len);
 	if (result == WRITE_OK && !writer_close_run(writer))
 		result = WRITE_ERROR;
@@ -515,10 +504,6 @@ take_row(Writer *writer, size_t start)
 	}
 	if (result != WRITE_OK)
 		return result;
-	if (writer->loadable && !writer->copying)
-		return writer->rows.len >= LOAD_CHUNK
-				   ? load_send(writer, writer->rows.len)
-				   : WRITE_OK;
 	return writer->rows.len >= CHUNK ? send_run(writer, writer->rows.len)
 									 : WRITE_OK;
 }
@@ -552,6 +537,23 @@ stream_record(Writer *writer, const Items *items, size_t index)
 	return result;
 }
 
+/* Write records by COPY */
+static WriteResult
+copy_stream(Writer *writer, const Items *items)
+{
+	WriteResult result = WRITE_OK;
+
+	writer->running = false;
+	writer->run_start = writer->ordinal;
+	for (size_t i = 0; result == WRITE_OK && i < items->count; i++)
+		result = stream_record(writer, items, i);
+	if (result == WRITE_OK)
+		result = end_run(writer, writer->rows.len);
+	if (result == WRITE_OK)
+		result = writer_dead(writer, items);
+	return result;
+}
+
 /*
  * Write records, trusting that the database takes all of them that can be
  * made into rows.
@@ -559,21 +561,15 @@ stream_record(Writer *writer, const Items *items, size_t index)
 WriteResult
 writer_stream(Writer *writer, const Items *items)
 {
-	WriteResult result = WRITE_OK;
+	WriteResult result;
 	int64_t		started = now_us();
 	int64_t		sent = writer->tally.send_us;
 
 	buf_shrink(&writer->rows, ROWS_KEPT);
-	writer->running = false;
-	writer->run_start = writer->ordinal;
-	for (size_t i = 0; result == WRITE_OK && i < items->count; i++)
-		result = stream_record(writer, items, i);
-	/* the first row's COPY is begun within, too: little in a large batch */
+	result = load_worthwhile(writer, items) ? load_stream(writer, items)
+											: copy_stream(writer, items);
+	/* what begins the first row's way is within, too: little in many rows */
 	writer->tally.decode_us +=
 		now_us() - started - (writer->tally.send_us - sent);
-	if (result == WRITE_OK)
-		result = end_run(writer, writer->rows.len);
-	if (result == WRITE_OK)
-		result = writer_dead(writer, items);
 	return result;
 }

@@ -13,6 +13,9 @@
 
 #include "access/transam.h"
 #include "nodes/parsenodes.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 /* The first object number that initdb gives outside the bootstrap data */
 #ifndef FirstUnpinnedObjectId

@@ -1,20 +1,25 @@
 /*
  * load.c
  *
- * Many rows at once, for the bridge: COPY's text, judged and stored in groups
- * as COPY does it where no BEFORE ROW trigger stands in the way.
+ * Many rows at once, for the bridge: judged and stored in groups as COPY does
+ * it where no BEFORE ROW trigger stands in the way.
  *
  * The marking trigger is such a trigger: with it COPY inserts row by row.
- * Here the rows of a chunk are parsed by COPY's own code, judged where the
- * trigger would judge them, and inserted by hundreds; all else is as COPY
+ * Here the rows of a chunk, COPY's text or packed (unpack.c), are judged where
+ * the trigger would judge them, and inserted by hundreds; all else is as COPY
  * does it: privileges, defaults, generated columns, constraints, indexes,
  * AFTER ROW and statement triggers (ours, which writes the alerts, among
  * them), and errors with the line in their context.  A table for which this
  * would not be the same as COPY is refused: see load_obstacle.
+ *
+ * All that belongs to a row lives as long as its group: values point into the
+ * chunk or into the group's memory, and a row becomes a tuple only when the
+ * table's access method asks for it (see row_ops).
  */
 #include "postgres.h"
 
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -30,7 +35,10 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/parse_relation.h"
+#include "rewrite/rewriteHandler.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -44,18 +52,32 @@
 
 /* Rows and bytes that are inserted together */
 #define GROUP_ROWS 1000
-#define GROUP_BYTES 65535
+#define GROUP_BYTES (128 * 1024)
+
+/* The default of a column that the rows do not bring */
+typedef struct LoadDefault
+{
+	int		   index;
+	ExprState *state;
+} LoadDefault;
 
 /* A load that is under way */
 typedef struct Load
 {
 	Relation		rel;
 	RuleSet		   *rs;
-	CopyFromState	copy;
+	CopyFromState	copy;	/* of COPY's text, or */
+	Unpack		   *unpack; /* of packed rows */
 	EState		   *estate;
+	ExprContext	   *econtext; /* its memory is the group's */
 	ResultRelInfo  *info;
 	BulkInsertState bulk;
 	CommandId		cid;
+	TupleDesc		desc;	  /* a copy, without constraints */
+	bool			checked;  /* has constraints */
+	bool			computed; /* has generated columns */
+	int				ndefaults;
+	LoadDefault	   *defaults;
 	TupleTableSlot *slots[GROUP_ROWS];
 	uint64			lines[GROUP_ROWS];
 	bool			alerts; /* of the rows are to be written here */
@@ -64,12 +86,16 @@ typedef struct Load
 	int64			stored;
 } Load;
 
+/* Virtual slots that make their tuple when it is asked for: see row_ops_init */
+static TupleTableSlotOps row_ops;
+
 /* The chunk that COPY's code reads: its callback is told nothing */
 static const char *chunk_data = NULL;
 static size_t	   chunk_left = 0;
 static bool		   chunk_busy = false;
 
 PG_FUNCTION_INFO_V1(fraud_load_rows);
+PG_FUNCTION_INFO_V1(fraud_load_packed);
 PG_FUNCTION_INFO_V1(fraud_load_obstacle);
 
 /*
@@ -85,6 +111,44 @@ chunk_read(void *outbuf, int minread, int maxread)
 	chunk_left -= n;
 	return n;
 }
+
+/* ---- slots ---- */
+
+/*
+ * A slot's row as a tuple, in the present memory.
+ */
+static HeapTuple
+row_tuple(TupleTableSlot *slot)
+{
+	return heap_form_tuple(slot->tts_tupleDescriptor, slot->tts_values,
+						   slot->tts_isnull);
+}
+
+/*
+ * A slot's row lasts as long as its group: there is nothing to copy.
+ */
+static void
+row_materialize(TupleTableSlot *slot)
+{
+}
+
+/*
+ * Slots of rows that wait to be inserted: virtual ones, so that triggers and
+ * indexes need not take tuples apart for what has just been put into them.
+ * Storing a virtual slot would copy its values first, for want of knowing how
+ * long they last.
+ */
+static void
+row_ops_init(void)
+{
+	if (row_ops.init != NULL)
+		return;
+	row_ops = TTSOpsVirtual;
+	row_ops.materialize = row_materialize;
+	row_ops.get_heap_tuple = row_tuple;
+}
+
+/* ---- what can be loaded ---- */
 
 /*
  * Has the table a trigger that must see each row before it is stored, other
@@ -128,6 +192,8 @@ load_obstacle(Relation rel)
 		return "it is partitioned, or not a table";
 	if (rel->rd_rel->relispartition)
 		return "it is a partition";
+	if (rel->rd_tableam != GetHeapamTableAmRoutine())
+		return "it has another access method than heap";
 	rs = ruleset_for(rel);
 	if (rs == NULL)
 		return "it is not watched";
@@ -185,25 +251,126 @@ column_list(ArrayType *array)
 }
 
 /*
+ * The columns' numbers, each of which may be given a value.
+ */
+static List *
+column_numbers(Relation rel, List *columns)
+{
+	TupleDesc desc = RelationGetDescr(rel);
+	List	 *attnums = NIL;
+	ListCell *lc;
+
+	foreach (lc, columns)
+	{
+		char	  *name = strVal(lfirst(lc));
+		AttrNumber attnum = get_attnum(RelationGetRelid(rel), name);
+
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of relation \"%s\" does not exist",
+							name, RelationGetRelationName(rel))));
+		if (TupleDescAttr(desc, attnum - 1)->attgenerated != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+					 errmsg("column \"%s\" is a generated column", name)));
+		if (list_member_int(attnums, attnum))
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column \"%s\" specified more than once", name)));
+		attnums = lappend_int(attnums, attnum);
+	}
+	return attnums;
+}
+
+/*
+ * A column that the rows do not bring has a default which may look at the
+ * table: rows before it in its group would not be there yet.
+ */
+void
+load_refuse_volatile(Relation rel)
+{
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("rows of table \"%s\" cannot be loaded together: a "
+						   "column that they do not bring has a volatile "
+						   "default",
+						   RelationGetRelationName(rel))));
+}
+
+/*
+ * Make ready the defaults of the columns that packed rows do not bring, as
+ * COPY does.
+ */
+static void
+defaults_begin(Load *load, List *attnums)
+{
+	TupleDesc desc = RelationGetDescr(load->rel);
+
+	load->defaults = palloc0(desc->natts * sizeof(LoadDefault));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Expr			 *expr;
+
+		if (att->attisdropped || att->attgenerated != '\0' ||
+			list_member_int(attnums, i + 1))
+			continue;
+		expr = (Expr *) build_column_default(load->rel, i + 1);
+		if (expr == NULL)
+			continue;
+		expr = expression_planner(expr);
+		if (contain_volatile_functions_not_nextval((Node *) expr))
+			load_refuse_volatile(load->rel);
+		load->defaults[load->ndefaults].index = i;
+		load->defaults[load->ndefaults].state = ExecInitExpr(expr, NULL);
+		load->ndefaults++;
+	}
+}
+
+/*
+ * Make ready to read the rows: COPY's text if there are no kinds.
+ */
+static void
+source_begin(Load *load, ParseState *pstate, List *columns, const char *kinds,
+			 bytea *rows)
+{
+	if (kinds == NULL)
+	{
+		load->copy = BeginCopyFrom(pstate, load->rel, NULL, NULL, false,
+								   chunk_read, columns, NIL);
+		if (load->copy->volatile_defexprs)
+			load_refuse_volatile(load->rel);
+		chunk_data = VARDATA(rows);
+		chunk_left = VARSIZE(rows) - VARHDRSZ;
+	}
+	else
+	{
+		List *attnums = column_numbers(load->rel, columns);
+
+		load->unpack = unpack_begin(load->rel, attnums, kinds, VARDATA(rows),
+									VARSIZE(rows) - VARHDRSZ, load->econtext);
+		defaults_begin(load, attnums);
+	}
+}
+
+/*
  * Make ready to insert.
  */
 static void
-load_begin(Load *load, List *columns)
+load_begin(Load *load, List *columns, const char *kinds, bytea *rows)
 {
-	ParseState *pstate = make_parsestate(NULL);
+	ParseState	*pstate = make_parsestate(NULL);
+	TupleConstr *constr = RelationGetDescr(load->rel)->constr;
 
 	(void) addRangeTableEntryForRelation(pstate, load->rel, RowExclusiveLock,
 										 NULL, false, false);
-	load->copy = BeginCopyFrom(pstate, load->rel, NULL, NULL, false, chunk_read,
-							   columns, NIL);
-	if (load->copy->volatile_defexprs)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("rows of table \"%s\" cannot be loaded together: a "
-						"column that they do not bring has a volatile "
-						"default",
-						RelationGetRelationName(load->rel))));
+	row_ops_init();
+	load->desc = CreateTupleDescCopy(RelationGetDescr(load->rel));
+	load->checked = constr != NULL;
+	load->computed = constr != NULL && constr->has_generated_stored;
 	load->estate = CreateExecutorState();
+	load->econtext = GetPerTupleExprContext(load->estate);
+	source_begin(load, pstate, columns, kinds, rows);
 	load->cid = GetCurrentCommandId(true);
 	load->estate->es_output_cid = load->cid;
 	compat_init_range_table(load->estate, pstate);
@@ -212,6 +379,20 @@ load_begin(Load *load, List *columns)
 	ExecOpenIndices(load->info, false);
 	load->alerts = ledger_take_over(load->info);
 	load->bulk = GetBulkInsertState();
+}
+
+/* ---- rows ---- */
+
+/*
+ * The row that errors are about from now on.
+ */
+static inline void
+set_line(Load *load, uint64 line)
+{
+	if (load->copy != NULL)
+		load->copy->cur_lineno = line;
+	else
+		unpack_set_row(load->unpack, line);
 }
 
 /*
@@ -236,36 +417,96 @@ static void
 load_flush(Load *load)
 {
 	MemoryContext old =
-		MemoryContextSwitchTo(GetPerTupleMemoryContext(load->estate));
+		MemoryContextSwitchTo(load->econtext->ecxt_per_tuple_memory);
 	TriggerDesc *triggers = load->info->ri_TrigDesc;
+	bool		 follows = triggers != NULL && triggers->trig_insert_after_row;
 
 	/* the present line is not at fault from here on */
-	load->copy->line_buf_valid = false;
+	if (load->copy != NULL)
+		load->copy->line_buf_valid = false;
 	table_multi_insert(load->rel, load->slots, load->nrows, load->cid, 0,
 					   load->bulk);
-	MemoryContextSwitchTo(old);
 
 	for (int i = 0; i < load->nrows; i++)
 	{
-		List *recheck = NIL;
+		TupleTableSlot *slot = load->slots[i];
+		List		   *recheck = NIL;
 
-		load->copy->cur_lineno = load->lines[i];
-		load->slots[i]->tts_tableOid = RelationGetRelid(load->rel);
+		set_line(load, load->lines[i]);
 		if (load->info->ri_NumIndices > 0)
-			recheck = compat_insert_index_tuples(load->info, load->slots[i],
-												 load->estate);
-		if (triggers != NULL && triggers->trig_insert_after_row)
-			ExecARInsertTriggers(load->estate, load->info, load->slots[i],
-								 recheck, NULL);
-		list_free(recheck);
+			recheck =
+				compat_insert_index_tuples(load->info, slot, load->estate);
+		if (follows)
+			ExecARInsertTriggers(load->estate, load->info, slot, recheck, NULL);
 	}
 	if (load->alerts)
 		ledger_rows(rules_of(load->rel), load->slots, load->nrows);
 	for (int i = 0; i < load->nrows; i++)
 		ExecClearTuple(load->slots[i]);
+	MemoryContextSwitchTo(old);
+	ResetExprContext(load->econtext);
 	load->stored += load->nrows;
 	load->nrows = 0;
 	load->nbytes = 0;
+}
+
+/*
+ * The slot for the next row.  Columns that nobody gives a value stay NULL in
+ * it for good.
+ */
+static TupleTableSlot *
+next_slot(Load *load)
+{
+	TupleTableSlot *slot = load->slots[load->nrows];
+
+	if (unlikely(slot == NULL))
+	{
+		slot = load->slots[load->nrows] =
+			MakeSingleTupleTableSlot(load->desc, &row_ops);
+		memset(slot->tts_isnull, true, load->desc->natts);
+		slot->tts_tableOid = RelationGetRelid(load->rel);
+	}
+	return slot;
+}
+
+/*
+ * The next row's values.  False: there is none.
+ */
+static bool
+read_row(Load *load, TupleTableSlot *slot)
+{
+	if (load->copy != NULL)
+		return NextCopyFrom(load->copy, load->econtext, slot->tts_values,
+							slot->tts_isnull);
+	if (!unpack_row_next(load->unpack, slot->tts_values, slot->tts_isnull))
+		return false;
+	for (int i = 0; i < load->ndefaults; i++)
+	{
+		LoadDefault *def = &load->defaults[i];
+
+		slot->tts_values[def->index] = ExecEvalExpr(
+			def->state, load->econtext, &slot->tts_isnull[def->index]);
+	}
+	return true;
+}
+
+/*
+ * Note the row that is now in the group's next slot.
+ */
+static void
+note_row(Load *load)
+{
+	if (load->copy != NULL)
+	{
+		load->lines[load->nrows] = load->copy->cur_lineno;
+		load->nbytes += load->copy->line_buf.len;
+	}
+	else
+	{
+		load->lines[load->nrows] = unpack_row(load->unpack);
+		load->nbytes += unpack_row_bytes(load->unpack);
+	}
+	load->nrows++;
 }
 
 /*
@@ -274,35 +515,24 @@ load_flush(Load *load)
 static bool
 load_row(Load *load)
 {
-	EState		   *estate = load->estate;
-	TupleTableSlot *slot = load->slots[load->nrows];
-	TupleConstr	   *constr = RelationGetDescr(load->rel)->constr;
-	MemoryContext	old;
+	TupleTableSlot *slot = next_slot(load);
+	MemoryContext	old =
+		MemoryContextSwitchTo(load->econtext->ecxt_per_tuple_memory);
 
-	if (slot == NULL)
-		slot = load->slots[load->nrows] = table_slot_create(load->rel, NULL);
-	ResetPerTupleExprContext(estate);
-	old = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-	ExecClearTuple(slot);
-	if (!NextCopyFrom(load->copy, GetPerTupleExprContext(estate),
-					  slot->tts_values, slot->tts_isnull))
+	if (!read_row(load, slot))
 	{
 		MemoryContextSwitchTo(old);
 		return false;
 	}
 	ExecStoreVirtualTuple(slot);
-	slot->tts_tableOid = RelationGetRelid(load->rel);
 	mark_slot(rules_of(load->rel), slot);
 	MemoryContextSwitchTo(old);
 
-	if (constr != NULL && constr->has_generated_stored)
-		ExecComputeStoredGenerated(load->info, estate, slot, CMD_INSERT);
-	if (constr != NULL)
-		ExecConstraints(load->info, slot, estate);
-	ExecMaterializeSlot(slot);
-	load->lines[load->nrows] = load->copy->cur_lineno;
-	load->nbytes += load->copy->line_buf.len;
-	load->nrows++;
+	if (load->computed)
+		ExecComputeStoredGenerated(load->info, load->estate, slot, CMD_INSERT);
+	if (load->checked)
+		ExecConstraints(load->info, slot, load->estate);
+	note_row(load);
 	return true;
 }
 
@@ -320,7 +550,8 @@ load_end(Load *load)
 	ExecCloseResultRelations(load->estate);
 	ExecCloseRangeTableRelations(load->estate);
 	FreeExecutorState(load->estate);
-	EndCopyFrom(load->copy);
+	if (load->copy != NULL)
+		EndCopyFrom(load->copy);
 }
 
 /*
@@ -334,8 +565,9 @@ load_run(Load *load)
 	AfterTriggerBeginQuery();
 	ExecBSInsertTriggers(load->estate, load->info);
 
-	callback.callback = CopyFromErrorCallback;
-	callback.arg = load->copy;
+	callback.callback =
+		load->copy != NULL ? CopyFromErrorCallback : unpack_error_callback;
+	callback.arg = load->copy != NULL ? (void *) load->copy : load->unpack;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	for (;;)
@@ -358,15 +590,13 @@ load_run(Load *load)
  * Load a chunk; one at a time, since the reading callback is told nothing.
  */
 static void
-load_chunk(Load *load, List *columns, bytea *rows)
+load_chunk(Load *load, List *columns, const char *kinds, bytea *rows)
 {
 	/* a domain's check, say, that loads rows itself */
 	if (chunk_busy)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
 						errmsg("rows are being loaded already")));
-	load_begin(load, columns);
-	chunk_data = VARDATA_ANY(rows);
-	chunk_left = VARSIZE_ANY_EXHDR(rows);
+	load_begin(load, columns, kinds, rows);
 	chunk_busy = true;
 	PG_TRY();
 	{
@@ -380,21 +610,20 @@ load_chunk(Load *load, List *columns, bytea *rows)
 }
 
 /*
- * fraud.load_rows(target, columns, rows): rows is COPY's text, in the
- * client's encoding.  Returns how many were stored.
+ * Load rows into a table.  Returns how many were stored.
  */
-Datum
-fraud_load_rows(PG_FUNCTION_ARGS)
+static int64
+load_rows(Oid target, ArrayType *names, const char *kinds, bytea *rows)
 {
-	bytea	   *rows = PG_GETARG_BYTEA_PP(2);
-	List	   *columns = column_list(PG_GETARG_ARRAYTYPE_P(1));
+	List	   *columns = column_list(names);
 	Load	   *load = palloc0(sizeof(Load));
 	const char *obstacle;
 
 	PreventCommandIfReadOnly("fraud.load_rows()");
 	PreventCommandIfParallelMode("fraud.load_rows()");
-	load->rel = table_open(PG_GETARG_OID(0), RowExclusiveLock);
-	check_privileges(load->rel, columns);
+	load->rel = table_open(target, RowExclusiveLock);
+	if (kinds == NULL)
+		check_privileges(load->rel, columns);
 	obstacle = load_obstacle(load->rel);
 	if (obstacle != NULL)
 		ereport(ERROR,
@@ -403,10 +632,33 @@ fraud_load_rows(PG_FUNCTION_ARGS)
 						RelationGetRelationName(load->rel), obstacle),
 				 errhint("Use COPY.")));
 
-	load_chunk(load, columns, rows);
+	load_chunk(load, columns, kinds, rows);
 	load_end(load);
 	table_close(load->rel, NoLock);
-	PG_RETURN_INT64(load->stored);
+	return load->stored;
+}
+
+/*
+ * fraud.load_rows(target, columns, rows): rows is COPY's text, in the
+ * client's encoding.
+ */
+Datum
+fraud_load_rows(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(load_rows(PG_GETARG_OID(0), PG_GETARG_ARRAYTYPE_P(1), NULL,
+							  PG_GETARG_BYTEA_P(2)));
+}
+
+/*
+ * fraud.load_packed(target, columns, kinds, rows): rows as in packed.h, kinds
+ * a letter for each column.
+ */
+Datum
+fraud_load_packed(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT64(load_rows(PG_GETARG_OID(0), PG_GETARG_ARRAYTYPE_P(1),
+							  text_to_cstring(PG_GETARG_TEXT_PP(2)),
+							  PG_GETARG_BYTEA_P(3)));
 }
 
 /*

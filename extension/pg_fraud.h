@@ -16,6 +16,7 @@
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	load.c		many rows at once, for the bridge
+ *	unpack.c	rows as the bridge packs them
  *	ledger.c	verdict -> alert
  *	alert.c		alert -> fraud.alerts
  *	rowjson.c	a row as jsonb
@@ -383,6 +384,23 @@ extern void mark_slot(RuleSet *rs, TupleTableSlot *slot);
 extern void mark_pass_begin(RuleSet *rs, TupleTableSlot *slot,
 							const Verdict *verdict);
 extern bool mark_pass_end(void);
+
+/* ---- load.c: many rows at once ---- */
+
+extern void load_refuse_volatile(Relation rel) pg_attribute_noreturn();
+
+/* ---- unpack.c: rows as the bridge packs them ---- */
+
+typedef struct Unpack Unpack;
+
+extern Unpack *unpack_begin(Relation rel, List *attnums, const char *kinds,
+							const char *data, size_t len,
+							ExprContext *econtext);
+extern bool unpack_row_next(Unpack *unpack, Datum *values, bool *nulls);
+extern uint64 unpack_row(const Unpack *unpack);
+extern size_t unpack_row_bytes(const Unpack *unpack);
+extern void unpack_set_row(Unpack *unpack, uint64 row);
+extern void unpack_error_callback(void *arg);
 
 /* ---- pg_fraud.c ---- */
 

@@ -102,6 +102,87 @@ CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
 SELECT fraud.watch('parts');
 SELECT fraud.load_obstacle('parts'), fraud.load_obstacle('parts_1'), fraud.load_obstacle('city');
 
+-- packed rows (extension/packed.h): the same, value by value
+CREATE FUNCTION little(n int) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT string_agg(substr(int4send(n), i, 1), '' ORDER BY i DESC) FROM generate_series(1, 4) AS i $$;
+CREATE FUNCTION pack_value(value text) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT CASE value WHEN 'NULL' THEN '\x00' WHEN 'DEFAULT' THEN '\x03' ELSE '\x01'::bytea ||
+       little(octet_length(value)) || convert_to(value, getdatabaseencoding()) || '\x00' END $$;
+CREATE FUNCTION pad(row_ bytea) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT row_ || substr('\x000000'::bytea, 1, (4 - length(row_) % 4) % 4) $$;
+CREATE FUNCTION pack(rows text) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT coalesce(string_agg(packed, '' ORDER BY line), '') FROM (SELECT line, pad(string_agg(pack_value(value), '' ORDER BY place)) AS packed
+       FROM string_to_table(rtrim(rows, E'\n'), E'\n') WITH ORDINALITY AS l (row_, line),
+            string_to_table(row_, E'\t') WITH ORDINALITY AS v (value, place) GROUP BY line) AS r $$;
+CREATE FUNCTION packed(columns text[], rows bytea, kinds text = NULL) RETURNS bigint LANGUAGE sql AS
+    $$ SELECT fraud.load_packed('load.tx', columns, 'L' || coalesce(kinds, repeat('t', cardinality(columns))), rows) $$;
+TRUNCATE tx, seen, fraud.alerts;
+ALTER TABLE tx ENABLE TRIGGER see_row;
+SELECT packed('{id,amount,city}', pack(E'1\t100\there\n2\t600\tthere\n3\t1001\tNULL\n4\t13\there\n'));
+SELECT packed('{id,number,amount,city,note}', pack(E'7\tDEFAULT\t0.126\tDEFAULT\tDEFAULT\n8\t-1\tDEFAULT\tNULL\tNULL\n'));
+SELECT packed('{id,is_fraud,fraud_alert_id}', pack(E'9\tt\t1\n'));
+SELECT packed('{id}', '');
+SELECT id, number > 0 AS number, amount, city, note, doubled, is_fraud, fraud_score, fraud_rules FROM tx ORDER BY id;
+SELECT transaction - 'number' AS transaction, rules FROM fraud.alerts WHERE table_name = 'load.tx' ORDER BY id;
+SELECT * FROM seen;
+-- as they come from the bridge: integer, numeric(12,2), text
+SELECT packed('{id,amount,note}', '\x020a000000 02027cfcffffffffffff 0209616263 020b000000 0204e110000000000000 0203 000000', '4ns');
+SELECT packed('{id,note}', '\x020c000000 020000 10040000'::bytea || convert_to(repeat('long', 64), 'UTF8'), '4s');
+SELECT packed('{id,note}', '\x020d000000 020000 10040000'::bytea || convert_to(repeat('long', 64) || 'er', 'UTF8'), '4s');
+SELECT id, amount, note = repeat('long', 64) AS long, left(note, 3) AS note FROM tx WHERE id BETWEEN 10 AND 12 ORDER BY id;
+-- errors
+SELECT packed('{id,amount}', pack(E'20\t1\n21\tabc\n22\t1\n'));
+SELECT packed('{id,amount}', pack(E'20\t1\n21\t1\n2\t1\n22\t1\n'));
+SELECT packed('{id,note}', pack(E'20\tgood\n21\tbad\n22\tgood\n'));
+SELECT packed('{id,amount,city}', pack(E'20\t1\there\n21\t1\tnowhere\n'));
+SELECT packed('{id,amount}', '\x0214000000 02020010a5d4e8000000', '4n');
+SELECT packed('{id,note}', '\x0214000000 0207e282', '4s');
+SELECT packed('{id,note}', '\x0214000000 02050000', '4s');
+SELECT packed('{id,note}', '\x0214000000 02010000', '4s');
+SELECT packed('{id,note}', '\x0214000000 020000000e00000000', '4s');
+SELECT packed('{id,amount}', '\x0214000000 02100100000000000000', '4n');
+SELECT packed('{id,amount}', '\x0214000000 02000080c6a47e8d0300', '4n');
+SELECT packed('{id}', '\x0514000000', '4');
+SELECT packed('{id}', '\x0214000000', 't');
+SELECT packed('{id}', pack('x'), 's');
+SELECT packed('{id}', pack('x'), '?');
+SELECT packed('{id,note}', pack(E'20\tx'), '4');
+SELECT packed('{nothing}', pack('1'));
+SELECT packed('{id,id}', pack(E'1\t1'));
+SELECT packed('{ctid}', pack('1'));
+SELECT packed('{doubled}', pack('1'));
+SELECT fraud.load_packed('tx', '{id}', 'Xt', pack('20'));
+SELECT fraud.load_packed('tx', '{id}', '', pack('20'));
+SELECT count(*) FROM tx WHERE id >= 20;
+-- cut anywhere, or with any byte changed, it is refused or is other rows, and nothing worse
+CREATE FUNCTION try(rows bytea) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM fraud.load_packed('load.tx', '{id,amount,note,city}', 'L4nst', rows);
+    RAISE EXCEPTION 'stored' USING ERRCODE = 'ZZ000';
+EXCEPTION WHEN OTHERS THEN RETURN substr(SQLSTATE, 1, 2);
+END $$;
+CREATE TABLE chunk AS SELECT '\x021e000000 02027c04000000000000 0209616263 01040000006865726500 0000
+    021f000000 0201ff00000000000000 020c020000'::bytea || convert_to(repeat('y', 127), 'UTF8') || '\x00' AS rows;
+SELECT try(rows) FROM chunk;
+SELECT DISTINCT try(substr(rows, 1, n)) FROM chunk, generate_series(0, length(rows)) AS n ORDER BY 1;
+SELECT DISTINCT try(set_byte(rows, n, b)) FROM chunk, generate_series(0, 60) AS n, generate_series(0, 255, 3) AS b ORDER BY 1;
+DROP TABLE chunk;
+-- of times and the like each has its kind, domains have none
+CREATE DOMAIN small AS int CHECK (VALUE < 10) NOT NULL DEFAULT 4;
+CREATE TABLE kinds (b bool, i2 int2, i8 int8, d date, z timestamptz, p timestamp, u uuid, v varchar(3), s small);
+SELECT fraud.watch('kinds');
+SELECT fraud.load_packed('kinds', '{b,i2,i8,d,z,p,u,v,s}', 'Lb28dzzust', '\x0201 02feff 02ffffffffffffffff 02a3230000 020040c0d7860d0000 02ffffffffffffffff 02 00112233445566778899aabbccddeeff 0209616263 010100000039 000000 00 00 00 00 00 00 00 00 03');
+SELECT * FROM kinds;
+SELECT fraud.load_packed('kinds', '{b}', 'Lb', '\x0202');
+SELECT fraud.load_packed('kinds', '{d}', 'Ld', '\x02ffffff7f');
+SELECT fraud.load_packed('kinds', '{z}', 'Lz', '\x02ffffffffffffff7f');
+SELECT fraud.load_packed('kinds', '{v}', 'Ls', '\x020b61626364');
+SELECT fraud.load_packed('kinds', '{v}', 'Ls', '\x020b61626320');
+SELECT fraud.load_packed('kinds', '{s}', 'L4', '\x0205000000');
+SELECT fraud.load_packed('kinds', '{s}', 'Lt', '\x00');
+SELECT fraud.load_packed('kinds', '{s}', 'Lt', pack('12'));
+SELECT fraud.load_packed('kinds', '{v}', 'Ls', '\x02');
+
 -- privileges and row security
 CREATE ROLE load_clerk;
 GRANT USAGE ON SCHEMA load TO load_clerk;
@@ -115,13 +196,16 @@ GRANT USAGE ON SEQUENCE ids TO load_clerk;
 SET ROLE load_clerk;
 SELECT fraud.load_rows('tx', '{id,amount}', convert_to(E'7000\t1000\n', 'UTF8'));
 SELECT fraud.load_rows('tx', '{id,note}', convert_to(E'7001\tx\n', 'UTF8'));
+SELECT packed('{id,note}', pack(E'7001\tx'));
+SELECT packed('{id,note}', pack(E'7001\tDEFAULT'));
+SELECT packed('{note}', pack('DEFAULT'));
 RESET ROLE;
 ALTER TABLE tx ENABLE ROW LEVEL SECURITY;
 SELECT fraud.load_obstacle('tx') IS NULL AS possible;
 SET ROLE load_clerk;
 SELECT fraud.load_obstacle('tx');
 RESET ROLE;
-SELECT id, is_fraud FROM tx WHERE id >= 7000;
+SELECT id, is_fraud, note FROM tx WHERE id >= 7000 ORDER BY id;
 
 SET client_min_messages = error;
 DROP SCHEMA load CASCADE;

@@ -37,7 +37,8 @@ GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions, fraud.rule_prop
 GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int) TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text), fraud.batch_alerts(),
     fraud.fold_counters(),
-    fraud.load_rows(regclass, text[], bytea), fraud.load_obstacle(regclass)
+    fraud.load_rows(regclass, text[], bytea), fraud.load_packed(regclass, text[], text, bytea),
+    fraud.load_obstacle(regclass)
     TO fraud_bridge;
 
 -- source.sql

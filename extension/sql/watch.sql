@@ -439,6 +439,11 @@ CREATE FUNCTION fraud.load_rows(target regclass, columns text[], rows bytea) RET
     AS 'MODULE_PATHNAME', 'fraud_load_rows';
 COMMENT ON FUNCTION fraud.load_rows(regclass, text[], bytea) IS
     'For the bridge: stores rows, given as COPY''s text in the client''s encoding, as COPY would, but in groups; returns how many';
+CREATE FUNCTION fraud.load_packed(target regclass, columns text[], kinds text, rows bytea) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_load_packed';
+COMMENT ON FUNCTION fraud.load_packed(regclass, text[], text, bytea) IS
+    'For the bridge: the same of rows in a form of its own, kinds says how each column has come';
 CREATE FUNCTION fraud.load_obstacle(target regclass) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_obstacle';
