@@ -294,6 +294,20 @@ batch_full(const Lane *lane)
 		   lane->bytes_batched >= lane->batch_bytes;
 }
 
+/* The queue was emptied: have it filled again */
+static void
+wake(Lane *lane)
+{
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(lane->nparts);
+
+	for (int i = 0; i < lane->nparts; i++)
+		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+										  lane->parts[i].id);
+	consumer_wake(lane->kafka, list);
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
 /*
  * Take what has come.  If nothing has, wait for the first record; never for
  * a second one.
@@ -329,7 +343,7 @@ batch_collect(Lane *lane, int wait_ms)
 	/* the queue may have been full before */
 	if (lane->nbatched >= lane->wake_rows / 4 ||
 		lane->bytes_batched >= lane->wake_bytes / 4)
-		consumer_wake(lane);
+		wake(lane);
 }
 
 /* Is there something to store: records, or a position that has moved? */

@@ -12,6 +12,7 @@
 #define CONFIG_MS 1000
 #define TICK_MS 50
 #define FAILURE_MS 30000
+#define METRICS_MS 2000
 
 static pthread_t		manager;
 static bool				started = false;
@@ -170,6 +171,19 @@ end_all(void)
 	pthread_mutex_unlock(&lock);
 }
 
+/* For /metrics, if anybody can ask for it */
+static void
+read_metrics(PGconn *conn, int64_t *next)
+{
+	PgError err;
+
+	if (options()->metrics_port == 0 || now_ms() < *next)
+		return;
+	if (!branch_metrics_read(conn, &err))
+		log_warning("could not read how the branches are: %s", err.message);
+	*next = now_ms() + METRICS_MS;
+}
+
 /* The thread that minds the others */
 static void *
 manage(void *arg)
@@ -177,6 +191,7 @@ manage(void *arg)
 	PGconn *conn = NULL;
 	Backoff backoff = {0};
 	int64_t due = 0;
+	int64_t metrics_at = 0;
 
 	(void) arg;
 	while (!atomic_load(&stopping))
@@ -197,6 +212,7 @@ manage(void *arg)
 		{
 			backoff_reset(&backoff);
 			atomic_store(&blind_since, 0);
+			read_metrics(conn, &metrics_at);
 			due = now_ms() + CONFIG_MS;
 		}
 		else

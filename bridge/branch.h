@@ -14,9 +14,11 @@
 
 #include <stdatomic.h>
 
-/* Limits of a transaction, which are those of what is kept for one */
+/* Limits of a transaction, which are those of what a partition keeps for one */
 #define BRANCH_RECORDS 10000
 #define BRANCH_BYTES (4 * 1024 * 1024)
+/* Limit of what all partitions keep, besides one record each */
+#define BRANCH_BYTES_ALL (12 * 1024 * 1024)
 
 /* What a record was found to be */
 typedef enum Outcome
@@ -46,6 +48,9 @@ typedef struct BranchPart
 	rd_kafka_message_t **messages;
 	size_t				 nmessages;
 	size_t				 bytes;
+	int64_t stuck_since; /* now_ms(): full, but nothing of it stored */
+	int64_t sent_at;	 /* now_ms(): a transaction was ended */
+	bool	resting;	 /* not read until something is */
 } BranchPart;
 
 typedef struct Branch
@@ -71,7 +76,9 @@ typedef struct Branch
 	int			 nparts;
 	Backoff		 backoff;
 	int64_t		 balance_at;
-	int64_t		 pause_until;
+	size_t		 bytes;		  /* kept for all partitions */
+	size_t		 bytes_taken; /* since the fetching had a push */
+	size_t		 records_taken;
 	char		 error[512];
 	long long	 records;
 	BranchStats *stats;
@@ -87,11 +94,16 @@ extern void branch_well(Branch *branch);
 extern bool branch_take(Branch *branch, int32_t id);
 extern void branch_drop(Branch *branch, int index, bool unlock);
 extern bool branch_renew(Branch *branch, BranchPart *part);
+extern void branch_rest(Branch *branch, BranchPart *part);
+extern bool branch_rouse(Branch *branch, BranchPart *part);
 
 /* branch_metrics.c */
 extern BranchStats *branch_stats(const char *name);
+extern bool			branch_metrics_read(PGconn *conn, PgError *err);
 
 /* branch_batch.c */
-extern bool branch_send(Branch *branch, BranchPart *part);
+extern bool branch_send(Branch *branch, bool *moved);
+extern bool branch_is_ready(const BranchPart *part);
+extern bool branch_keep_up(Branch *branch);
 
 #endif /* BRANCH_H */

@@ -12,6 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SETTLE_MS 1000
+/* Kafka forgets a group's offsets that were not committed for seven days */
+#define REFRESH_MS (12 * 3600 * 1000)
+
 /*
  * What the database decided of the offsets that are not simply legit.  A dead
  * letter that has become a row since is judged as one.
@@ -31,12 +35,15 @@ static const char verdict_query[] =
 	/* dead letters before frauds before the rest */
 	"ORDER BY 1, 2";
 
-/* The transaction at hand */
+/* The transaction of a partition */
 typedef struct Batch
 {
 	Branch	   *branch;
 	BranchPart *part;
-	size_t		count;
+	size_t		count;	  /* of its records */
+	bool		begun;	  /* it is under way */
+	int64_t		position; /* behind them */
+	bool		failed;	  /* the partition has to be taken anew */
 	PGresult   *verdicts;
 	int			next;  /* row of verdicts not passed yet */
 	bool		kept;  /* some came from fraud.verdicts */
@@ -219,7 +226,7 @@ produce_all(Batch *batch)
 
 /* Put the position into the transaction and end it */
 static bool
-commit(Batch *batch, int64_t position)
+commit(Batch *batch)
 {
 	rd_kafka_topic_partition_list_t *list =
 		rd_kafka_topic_partition_list_new(1);
@@ -229,7 +236,7 @@ commit(Batch *batch, int64_t position)
 
 	rd_kafka_topic_partition_list_add(list, batch->branch->topic,
 									  batch->part->id)
-		->offset = position;
+		->offset = batch->position;
 	done = producer_commit(batch->part->producer, list, batch->branch->group,
 						   &batch->renew, &code, text, sizeof(text));
 	rd_kafka_topic_partition_list_destroy(list);
@@ -238,101 +245,245 @@ commit(Batch *batch, int64_t position)
 	return done;
 }
 
-/*
- * Mirror the position in the database, and drop the verdicts that nobody
- * needs any more.  What is lost here is caught up by the next transaction.
- */
-static bool
-write_mirror(Batch *batch, int64_t position)
-{
-	char		partition[16];
-	char		next[32];
-	const char *params[4] = {batch->branch->name, partition, next,
-							 batch->branch->cluster_id};
-	PgError		err;
-	PGresult   *res;
-	bool		written;
-
-	snprintf(partition, sizeof(partition), "%d", batch->part->id);
-	snprintf(next, sizeof(next), "%" PRId64, position);
-	res = pg_query(batch->branch->conn, &err,
-				   "INSERT INTO fraud.branch_positions AS b (source, "
-				   "kafka_partition, next_offset, cluster_id) VALUES ($1, "
-				   "$2::int, $3::bigint, $4) ON CONFLICT (source, "
-				   "kafka_partition) DO UPDATE SET next_offset = "
-				   "excluded.next_offset, cluster_id = excluded.cluster_id, "
-				   "requested_offset = NULL, updated_at = now()",
-				   4, params);
-	if (res != NULL && batch->kept)
-	{
-		PQclear(res);
-		res = pg_query(batch->branch->conn, &err,
-					   "DELETE FROM fraud.verdicts WHERE source = $1 AND "
-					   "kafka_partition = $2::int AND kafka_offset < "
-					   "$3::bigint",
-					   3, params);
-	}
-	if (res == NULL)
-		branch_trouble(batch->branch, "could not write the position: %s",
-					   err.message);
-	written = res != NULL;
-	PQclear(res);
-	return written;
-}
-
 /* Forget the records that are branched */
 static void
-forget_sent(BranchPart *part, size_t count)
+forget_sent(Branch *branch, BranchPart *part, size_t count)
 {
+	size_t bytes = part->bytes;
+
 	for (size_t i = 0; i < count; i++)
 	{
 		part->bytes -= part->messages[i]->len + part->messages[i]->key_len;
 		rd_kafka_message_destroy(part->messages[i]);
 	}
+	branch->bytes -= bytes - part->bytes;
 	part->nmessages -= count;
 	memmove(part->messages, part->messages + count,
 			part->nmessages * sizeof(rd_kafka_message_t *));
 }
 
-/*
- * Branch the records of a partition that the database has passed.  False if
- * the partition has to be taken anew: only init_transactions tells what became
- * of a transaction that did not end well.
- */
-bool
-branch_send(Branch *branch, BranchPart *part)
+/* The transactions that were committed, as two arrays of SQL */
+static int
+list_committed(const Batch *batches, int n, Buffer *partitions,
+			   Buffer *positions)
 {
-	Batch				batch = {.branch = branch, .part = part};
+	int count = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (!batches[i].begun || batches[i].failed)
+			continue;
+		buf_printf(partitions, "%s%d", count > 0 ? "," : "{",
+				   batches[i].part->id);
+		buf_printf(positions, "%s%" PRId64, count > 0 ? "," : "{",
+				   batches[i].position);
+		count++;
+	}
+	buf_append_str(partitions, "}");
+	buf_append_str(positions, "}");
+	return count;
+}
+
+/*
+ * Mirror the positions in the database, and drop the verdicts that nobody
+ * needs any more.  What is lost here is caught up by the next transactions.
+ */
+static bool
+write_mirror(Branch *branch, const Batch *batches, int n)
+{
+	Buffer		partitions;
+	Buffer		positions;
+	const char *params[4] = {branch->name, NULL, NULL, branch->cluster_id};
+	PgError		err;
+	PGresult   *res = NULL;
+	bool		kept = false;
+	bool		written = true;
+
+	buf_init(&partitions);
+	buf_init(&positions);
+	for (int i = 0; i < n; i++)
+		kept |= batches[i].kept;
+	if (list_committed(batches, n, &partitions, &positions) > 0)
+	{
+		params[1] = partitions.data;
+		params[2] = positions.data;
+		res = pg_query(
+			branch->conn, &err,
+			"INSERT INTO fraud.branch_positions AS b (source, "
+			"kafka_partition, next_offset, cluster_id) SELECT $1, p, o, $4 "
+			"FROM unnest($2::int[], $3::bigint[]) AS u (p, o) ON CONFLICT "
+			"(source, kafka_partition) DO UPDATE SET next_offset = "
+			"excluded.next_offset, cluster_id = excluded.cluster_id, "
+			"requested_offset = NULL, updated_at = now()",
+			4, params);
+		if (res != NULL && kept)
+		{
+			PQclear(res);
+			res = pg_query(branch->conn, &err,
+						   "DELETE FROM fraud.verdicts AS v USING "
+						   "unnest($2::int[], $3::bigint[]) AS u (p, o) WHERE "
+						   "v.source = $1 AND v.kafka_partition = u.p AND "
+						   "v.kafka_offset < u.o",
+						   3, params);
+		}
+		written = res != NULL;
+		if (!written)
+			branch_trouble(branch, "could not write the position: %s",
+						   err.message);
+		PQclear(res);
+	}
+	buf_free(&partitions);
+	buf_free(&positions);
+	return written;
+}
+
+/* Has the partition records that the database has passed? */
+bool
+branch_is_ready(const BranchPart *part)
+{
+	return part->nmessages > 0 && part->messages[0]->offset < part->available;
+}
+
+/* Begin the transaction of a partition */
+static bool
+begin(Batch *batch)
+{
 	rd_kafka_resp_err_t code;
 	char				text[512];
-	int64_t				position;
-	bool				sent;
 
-	while (batch.count < part->nmessages &&
-		   part->messages[batch.count]->offset < part->available)
-		batch.count++;
-	if (batch.count == 0)
+	batch->begun = true;
+	if (!producer_failed(rd_kafka_begin_transaction(batch->part->producer),
+						 &code, text, sizeof(text)))
 		return true;
-	position = part->messages[batch.count - 1]->offset + 1;
-	if (!read_verdicts(&batch))
+	branch_trouble(batch->branch, "could not begin a transaction: %s", text);
+	return false;
+}
+
+/* Begin a transaction with the records that the database has passed */
+static bool
+fill(Batch *batch)
+{
+	BranchPart *part = batch->part;
+	bool		filled;
+
+	while (batch->count < part->nmessages &&
+		   part->messages[batch->count]->offset < part->available)
+		batch->count++;
+	batch->position = part->messages[batch->count - 1]->offset + 1;
+	batch->begun = true;
+	if (!read_verdicts(batch))
 		return false;
-	if (producer_failed(rd_kafka_begin_transaction(part->producer), &code, text,
-						sizeof(text)))
-	{
-		branch_trouble(branch, "could not begin a transaction: %s", text);
-		PQclear(batch.verdicts);
+	filled = begin(batch) && produce_all(batch);
+	PQclear(batch->verdicts);
+	return filled;
+}
+
+/* Commit the transaction of a partition */
+static bool
+end(Batch *batch)
+{
+	Branch *branch = batch->branch;
+
+	if (!commit(batch))
 		return false;
-	}
-	sent = produce_all(&batch) && commit(&batch, position);
-	PQclear(batch.verdicts);
-	if (!sent)
-		return false;
-	part->position = position;
-	branch->records += (long long) batch.count;
+	batch->part->position = batch->position;
+	batch->part->sent_at = now_ms();
+	branch->records += (long long) batch->count;
 	for (int i = 0; i < OUTCOMES; i++)
-		atomic_fetch_add(&branch->stats->records[i], batch.outcomes[i]);
-	forget_sent(part, batch.count);
+		atomic_fetch_add(&branch->stats->records[i], batch->outcomes[i]);
+	forget_sent(branch, batch->part, batch->count);
 	branch_well(branch);
-	return write_mirror(&batch, position) &&
-		   (!batch.renew || branch_renew(branch, part));
+	return true;
+}
+
+/*
+ * End all transactions that were begun, and write the positions down.  A
+ * partition whose transaction did not end well is given up: only
+ * init_transactions tells what became of it.  False: there was trouble.
+ */
+static bool
+end_all(Branch *branch, Batch *batches, int n)
+{
+	bool mirrored;
+	bool well = true;
+
+	for (int i = 0; i < n; i++)
+		if (batches[i].begun && !batches[i].failed)
+			batches[i].failed = !end(&batches[i]);
+	mirrored = write_mirror(branch, batches, n);
+	for (int i = n - 1; i >= 0; i--)
+	{
+		if (!batches[i].begun)
+			continue;
+		if (!batches[i].failed && mirrored &&
+			(!batches[i].renew || branch_renew(branch, batches[i].part)))
+			continue;
+		branch_drop(branch, i, true);
+		well = false;
+	}
+	return well;
+}
+
+/*
+ * Branch the records that the database has passed.  All transactions are
+ * filled before the first is ended, so that none waits for another's answers.
+ * False: there was trouble.
+ */
+bool
+branch_send(Branch *branch, bool *moved)
+{
+	int	   n = branch->nparts;
+	Batch *batches = xcalloc((size_t) n + 1, sizeof(Batch));
+	bool   well;
+
+	*moved = false;
+	for (int i = 0; i < n; i++)
+	{
+		batches[i].branch = branch;
+		batches[i].part = &branch->parts[i];
+		if (branch_is_ready(batches[i].part))
+			batches[i].failed = !fill(&batches[i]);
+		*moved |= batches[i].begun;
+	}
+	well = end_all(branch, batches, n);
+	free(batches);
+	return well;
+}
+
+/*
+ * Where a partition without records shall stand, -1: where it is.  Behind
+ * control records at its end; and where it is, before Kafka forgets that.
+ */
+static int64_t
+idle_position(const BranchPart *part)
+{
+	int64_t passed = part->eof < part->available ? part->eof : part->available;
+
+	if (part->resting || part->nmessages > 0 ||
+		now_ms() - part->sent_at < SETTLE_MS)
+		return -1;
+	if (passed > part->position)
+		return passed;
+	return now_ms() - part->sent_at >= REFRESH_MS ? part->position : -1;
+}
+
+/* Have the positions keep up where there is nothing to branch */
+bool
+branch_keep_up(Branch *branch)
+{
+	int	   n = branch->nparts;
+	Batch *batches = xcalloc((size_t) n + 1, sizeof(Batch));
+	bool   well;
+
+	for (int i = 0; i < n; i++)
+	{
+		batches[i].branch = branch;
+		batches[i].part = &branch->parts[i];
+		batches[i].position = idle_position(batches[i].part);
+		if (batches[i].position >= 0)
+			batches[i].failed = !begin(&batches[i]);
+	}
+	well = end_all(branch, batches, n);
+	free(batches);
+	return well;
 }

@@ -68,26 +68,49 @@ one_partition(const Branch *branch, int32_t id, int64_t offset)
 	return list;
 }
 
+/* Forget the records that a partition keeps, and read no more of them */
+static void
+stop_reading(Branch *branch, BranchPart *part)
+{
+	rd_kafka_topic_partition_list_t *list =
+		one_partition(branch, part->id, RD_KAFKA_OFFSET_INVALID);
+	rd_kafka_error_t *error = NULL;
+
+	if (!part->resting)
+		error = rd_kafka_incremental_unassign(branch->consumer, list);
+	if (error != NULL)
+		rd_kafka_error_destroy(error);
+	rd_kafka_topic_partition_list_destroy(list);
+	for (size_t i = 0; i < part->nmessages; i++)
+		rd_kafka_message_destroy(part->messages[i]);
+	branch->bytes -= part->bytes;
+	part->bytes = part->nmessages = 0;
+	part->eof = -1;
+}
+
 /* Give a partition up */
 void
 branch_drop(Branch *branch, int index, bool unlock)
 {
-	BranchPart						*part = &branch->parts[index];
-	rd_kafka_topic_partition_list_t *list =
-		one_partition(branch, part->id, RD_KAFKA_OFFSET_INVALID);
-	rd_kafka_error_t *error =
-		rd_kafka_incremental_unassign(branch->consumer, list);
+	BranchPart *part = &branch->parts[index];
 
-	if (error != NULL)
-		rd_kafka_error_destroy(error);
-	rd_kafka_topic_partition_list_destroy(list);
+	stop_reading(branch, part);
 	producer_destroy(part->producer);
-	for (size_t i = 0; i < part->nmessages; i++)
-		rd_kafka_message_destroy(part->messages[i]);
 	free(part->messages);
 	if (unlock && !pg_lost(branch->conn))
 		lock_call(branch, RELEASE_LOCK, part->id);
 	branch->parts[index] = branch->parts[--branch->nparts];
+}
+
+/*
+ * Keep a partition, but neither read it nor hold what was read of it: the
+ * database is far from having stored that, and others need the room.
+ */
+void
+branch_rest(Branch *branch, BranchPart *part)
+{
+	stop_reading(branch, part);
+	part->resting = true;
 }
 
 /* A number from a result, -1 for NULL */
@@ -284,6 +307,17 @@ assign(Branch *branch, int32_t id, int64_t position)
 	return false;
 }
 
+/* Read a partition again, from where it was branched to */
+bool
+branch_rouse(Branch *branch, BranchPart *part)
+{
+	if (!assign(branch, part->id, part->position))
+		return false;
+	part->resting = false;
+	part->stuck_since = 0;
+	return true;
+}
+
 /*
  * Take a partition, if nobody else has it.  False: there is trouble, which
  * has been told.
@@ -291,7 +325,8 @@ assign(Branch *branch, int32_t id, int64_t position)
 bool
 branch_take(Branch *branch, int32_t id)
 {
-	BranchPart	part = {.id = id, .available = -1, .eof = -1};
+	BranchPart part = {
+		.id = id, .available = -1, .eof = -1, .sent_at = now_ms()};
 	BranchPart *grown;
 	BranchPlace place;
 

@@ -15,6 +15,9 @@
 #define WAIT_MS 20
 #define METADATA_MS 5000
 #define LANES_WORTH 4 /* of the memory for fetched records */
+#define STUCK_MS 1000
+#define WAKE_RECORDS 1000
+#define WAKE_BYTES (256 * 1024)
 
 /* Tell the database of the trouble, or (NULL) that it is over */
 static void
@@ -69,13 +72,35 @@ drop_all(Branch *branch)
 		branch_drop(branch, branch->nparts - 1, true);
 }
 
+/*
+ * The cluster's id, NULL: no answer.  It is asked for what it consists of
+ * first: rd_kafka_clusterid() may miss the answer to librdkafka's own question,
+ * and waits for the next one then, a second later.
+ */
+static char *
+ask_cluster_id(rd_kafka_t *kafka)
+{
+	const struct rd_kafka_metadata *metadata;
+	char						   *id;
+	char						   *copy;
+
+	if (rd_kafka_metadata(kafka, 0, NULL, &metadata, METADATA_MS) !=
+		RD_KAFKA_RESP_ERR_NO_ERROR)
+		return NULL;
+	rd_kafka_metadata_destroy(metadata);
+	id = rd_kafka_clusterid(kafka, 2000);
+	copy = xstrdup(id);
+	if (id != NULL)
+		rd_kafka_mem_free(kafka, id);
+	return copy;
+}
+
 /* Have a connection and a consumer; false: not now */
 static bool
 connect_all(Branch *branch)
 {
 	char	text[512];
 	PgError err;
-	char   *id;
 
 	if (pg_lost(branch->conn))
 	{
@@ -101,12 +126,8 @@ connect_all(Branch *branch)
 		}
 		rd_kafka_poll_set_consumer(branch->consumer);
 	}
-	if (branch->cluster_id == NULL &&
-		(id = rd_kafka_clusterid(branch->consumer, 2000)) != NULL)
-	{
-		branch->cluster_id = xstrdup(id);
-		rd_kafka_mem_free(branch->consumer, id);
-	}
+	if (branch->cluster_id == NULL)
+		branch->cluster_id = ask_cluster_id(branch->consumer);
 	if (branch->cluster_id == NULL)
 		branch_trouble(branch, "Kafka does not answer");
 	return branch->cluster_id != NULL;
@@ -241,20 +262,77 @@ take_message(Branch *branch, rd_kafka_message_t *message)
 	{
 		part->messages[part->nmessages++] = message;
 		part->bytes += message->len + message->key_len;
+		branch->bytes += message->len + message->key_len;
+		branch->bytes_taken += message->len + message->key_len;
+		branch->records_taken++;
 		return;
 	}
 	rd_kafka_message_destroy(message);
 }
 
-/* Is a partition full? */
+/* Does the partition keep as much as it may? */
+static bool
+is_full(const BranchPart *part)
+{
+	return part->nmessages >= BRANCH_RECORDS || part->bytes >= BRANCH_BYTES;
+}
+
+/* Is there enough for a round of transactions? */
 static bool
 any_full(const Branch *branch)
 {
+	if (branch->bytes >= BRANCH_BYTES_ALL)
+		return true;
 	for (int i = 0; i < branch->nparts; i++)
-		if (branch->parts[i].nmessages >= BRANCH_RECORDS ||
-			branch->parts[i].bytes >= BRANCH_BYTES)
+		if (is_full(&branch->parts[i]))
 			return true;
 	return false;
+}
+
+/*
+ * A partition that keeps as much as it may, none of which gets stored, must
+ * not hold up the others.  False: there is trouble.
+ */
+static bool
+rest_stuck(Branch *branch)
+{
+	bool full = any_full(branch);
+
+	for (int i = 0; i < branch->nparts; i++)
+	{
+		BranchPart *part = &branch->parts[i];
+
+		if (part->resting)
+		{
+			if (part->available > part->position && !branch_rouse(branch, part))
+				return false;
+		}
+		else if (!full || part->nmessages == 0 || branch_is_ready(part))
+			part->stuck_since = 0;
+		else if (part->stuck_since == 0)
+			part->stuck_since = now_ms();
+		else if (now_ms() - part->stuck_since >= STUCK_MS)
+			branch_rest(branch, part);
+	}
+	return true;
+}
+
+/* The queue may have been full: have it filled again */
+static void
+wake(Branch *branch)
+{
+	rd_kafka_topic_partition_list_t *list;
+
+	if (branch->records_taken < WAKE_RECORDS &&
+		branch->bytes_taken < WAKE_BYTES)
+		return;
+	branch->records_taken = branch->bytes_taken = 0;
+	list = rd_kafka_topic_partition_list_new(branch->nparts);
+	for (int i = 0; i < branch->nparts; i++)
+		rd_kafka_topic_partition_list_add(list, branch->topic,
+										  branch->parts[i].id);
+	consumer_wake(branch->consumer, list);
+	rd_kafka_topic_partition_list_destroy(list);
 }
 
 /* Take what the consumer has, until a partition is full */
@@ -266,7 +344,7 @@ collect(Branch *branch)
 	for (int i = 0; i < branch->nparts; i++)
 	{
 		rd_kafka_poll(branch->parts[i].producer, 0);
-		if (branch->parts[i].nmessages > 0)
+		if (branch_is_ready(&branch->parts[i]))
 			wait_ms = 0;
 	}
 	while (!any_full(branch))
@@ -279,6 +357,7 @@ collect(Branch *branch)
 		take_message(branch, message);
 		wait_ms = 0;
 	}
+	wake(branch);
 }
 
 /* Has the partition come as far as the database? */
@@ -356,24 +435,14 @@ round_of(Branch *branch)
 	collect(branch);
 	if (!read_available(branch))
 		return false;
-	for (int i = branch->nparts - 1; i >= 0; i--)
+	if (!branch_send(branch, &moved) || (!moved && !branch_keep_up(branch)))
 	{
-		BranchPart *part = &branch->parts[i];
-
-		if (part->nmessages == 0 ||
-			part->messages[0]->offset >= part->available)
-			continue;
-		if (!branch_send(branch, part))
-		{
-			branch_drop(branch, i, true);
-			branch->balance_at = 0;
-			return false;
-		}
-		moved = true;
+		branch->balance_at = 0;
+		return false;
 	}
 	if (!moved)
 		bridge_sleep(5);
-	return true;
+	return rest_stuck(branch);
 }
 
 /* The thread */

@@ -182,20 +182,14 @@ consumer_create(const char *group, int lanes, KafkaReport *report, char *err,
  * Have the fetching go on after a full queue was emptied.  librdkafka before
  * 2.2 looks at a queue that was full only when something else wakes the
  * broker's thread, and else once a second; a question that every leader has
- * to answer does wake it.
+ * to answer does wake it.  The list names the partitions.
  */
 void
-consumer_wake(Lane *lane)
+consumer_wake(rd_kafka_t *kafka, rd_kafka_topic_partition_list_t *list)
 {
-	rd_kafka_topic_partition_list_t *list;
-
-	if (rd_kafka_version() >= 0x02020000 || lane->nparts == 0)
+	if (rd_kafka_version() >= 0x02020000 || list->cnt == 0)
 		return;
-	list = rd_kafka_topic_partition_list_new(lane->nparts);
-	for (int i = 0; i < lane->nparts; i++)
-		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
-										  lane->parts[i].id)
-			->offset = RD_KAFKA_OFFSET_END;
-	rd_kafka_offsets_for_times(lane->kafka, list, 200);
-	rd_kafka_topic_partition_list_destroy(list);
+	for (int i = 0; i < list->cnt; i++)
+		list->elems[i].offset = RD_KAFKA_OFFSET_END;
+	rd_kafka_offsets_for_times(kafka, list, 200);
 }

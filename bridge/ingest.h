@@ -294,7 +294,8 @@ extern rd_kafka_t *consumer_create(const char *group, int lanes,
 								   size_t errlen);
 extern void consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows);
 extern void consumer_limits(int lanes, size_t *queue_bytes, size_t *queue_rows);
-extern void consumer_wake(Lane *lane);
+extern void consumer_wake(rd_kafka_t *kafka,
+						  rd_kafka_topic_partition_list_t *list);
 extern char *group_name(const char *source);
 
 /* ---- ownership.c: which partitions a lane writes, and from where ---- */

@@ -42,6 +42,7 @@ my %default = (
 	rounds => [ 5, 'rounds; each measures every case once' ],
 	partitions => [ 4, 'partitions of the topics' ],
 	table => [ '0 1000000 10000000', 'part table: rows in the table before' ],
+	alerts => [ 2000, 'part forward: fresh alerts of a round' ],
 	latency => [ 5, 'part latency: seconds of a round' ],
 	outage => [ 60, 'part outage: seconds without database and sink' ]);
 
