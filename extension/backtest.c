@@ -739,6 +739,8 @@ look_up_rule(Backtest *test, Oid relid, FunctionCallInfo fcinfo)
 	char	  nulls[] = {' ', ' ', PG_ARGISNULL(5) ? 'n' : ' '};
 	HeapTuple tuple;
 	TupleDesc desc;
+	Datum	  condition;
+	Datum	  score;
 	bool	  isnull;
 
 	test->rule = text_to_cstring(PG_GETARG_TEXT_PP(4));
@@ -751,12 +753,15 @@ look_up_rule(Backtest *test, Oid relid, FunctionCallInfo fcinfo)
 		elog(ERROR, "could not look for the rule");
 	tuple = SPI_tuptable->vals[0];
 	desc = SPI_tuptable->tupdesc;
-	test->score = DatumGetNumeric(
-		SPI_datumTransfer(SPI_getbinval(tuple, desc, 2, &isnull), false, -1));
-	if (test->text == NULL)
-		test->text = TextDatumGetCString(SPI_datumTransfer(
-			SPI_getbinval(tuple, desc, 1, &isnull), false, -1));
+	score =
+		SPI_datumTransfer(SPI_getbinval(tuple, desc, 2, &isnull), false, -1);
+	condition =
+		SPI_datumTransfer(SPI_getbinval(tuple, desc, 1, &isnull), false, -1);
 	SPI_finish();
+	/* only now: unpacked before, they would go with SPI's memory */
+	test->score = DatumGetNumeric(score);
+	if (test->text == NULL)
+		test->text = TextDatumGetCString(condition);
 }
 
 /*

@@ -129,6 +129,8 @@ counter_row(RuleSet *rs, const Verdict *verdict)
 		for (int i = 0; i < rs->nrules; i++)
 			slot->rules[i].skipped +=
 				rs->rules[i].state == NULL && !rs->rules[i].broken;
+	if (likely(!verdict->any))
+		return;
 	for (int i = 0; i < rs->nrules; i++)
 	{
 		RuleCount *count = &slot->rules[i];

@@ -1,9 +1,9 @@
 /*
  * judge.c
  *
- * Slot and ruleset to verdict: the hot path.  Each rule is an expression
- * state that was prepared once, which costs some 50 ns a row, or plain.c's
- * test, which costs a fraction of it.
+ * Slot and ruleset to verdict: the hot path.  Most rules are judged by
+ * plain.c, some 10 ns each; others are expression states that were prepared
+ * once, some 50 ns.
  *
  * Rules that can raise an error run after the others, inside one internal
  * subtransaction a row, so that an error costs the rule and not the row.
@@ -25,16 +25,6 @@
 
 /* One row in so many has its rules timed; not the first, a cold one */
 #define SAMPLE_EVERY 1024
-
-/*
- * Is the rule to be evaluated on this pass?
- */
-static inline bool
-rule_wanted(const Rule *rule, JudgeMode mode, bool guarded)
-{
-	return rule->state != NULL && rule->traits.can_raise == guarded &&
-		   (mode != JUDGE_ASK || rule->mode == RULE_LIVE);
-}
 
 /*
  * Evaluate one rule; NULL counts as not fired.
@@ -75,11 +65,11 @@ judge_rule_timed(RuleSet *rs, int i)
 }
 
 /*
- * Evaluate the rules of one kind from the first on.  *at follows, so that
+ * Evaluate the rules of one route from the first on.  *at follows, so that
  * whoever catches an error knows whose it was.
  */
 static void
-judge_pass(RuleSet *rs, JudgeMode mode, bool guarded, bool timed,
+judge_pass(RuleSet *rs, JudgeMode mode, Route route, bool timed,
 		   volatile int *at)
 {
 	MemoryContext old =
@@ -89,7 +79,8 @@ judge_pass(RuleSet *rs, JudgeMode mode, bool guarded, bool timed,
 	{
 		Rule *rule = &rs->rules[i];
 
-		if (!rule_wanted(rule, mode, guarded))
+		if (rs->routes[i] != route || rule->state == NULL ||
+			(mode == JUDGE_ASK && rule->mode != RULE_LIVE))
 			continue;
 		*at = i;
 		rs->fired[i] =
@@ -99,6 +90,21 @@ judge_pass(RuleSet *rs, JudgeMode mode, bool guarded, bool timed,
 	}
 	*at = rs->nrules;
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Evaluate those that plain.c can.
+ */
+static inline bool
+judge_plains(RuleSet *rs, JudgeMode mode)
+{
+	MemoryContext old =
+		MemoryContextSwitchTo(rs->econtext->ecxt_per_tuple_memory);
+	bool any = plain_judge(rs->plains, rs->econtext->ecxt_scantuple,
+						   mode == JUDGE_ASK, rs->fired);
+
+	MemoryContextSwitchTo(old);
+	return any;
 }
 
 /*
@@ -142,7 +148,7 @@ judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 		MemoryContextSwitchTo(context);
 		PG_TRY();
 		{
-			judge_pass(rs, mode, true, timed, &at);
+			judge_pass(rs, mode, ROUTE_GUARDED, timed, &at);
 			ReleaseCurrentSubTransaction();
 		}
 		PG_CATCH();
@@ -166,41 +172,60 @@ judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 }
 
 /*
- * Evaluate all rules, the plain ones first.
+ * Evaluate the rules of one route, which cannot raise errors.
  */
-static inline void
-judge_rules(RuleSet *rs, JudgeMode mode, bool timed)
+static void
+judge_safe(RuleSet *rs, JudgeMode mode, Route route, bool timed)
 {
 	volatile int at = 0;
 
-	if (rs->any_plain)
-		judge_pass(rs, mode, false, timed, &at);
+	judge_pass(rs, mode, route, timed, &at);
+}
+
+/*
+ * Evaluate all rules.  Returns false if it is certain that none fired or
+ * failed.
+ */
+static inline bool
+judge_rules(RuleSet *rs, JudgeMode mode, bool timed)
+{
+	bool any = rs->any_safe || rs->any_guarded;
+
+	if (unlikely(timed))
+	{
+		any = true;
+		judge_safe(rs, mode, ROUTE_PLAIN, timed);
+	}
+	else if (rs->plains != NULL)
+		any |= judge_plains(rs, mode);
+	if (rs->any_safe)
+		judge_safe(rs, mode, ROUTE_SAFE, timed);
 	if (rs->any_guarded)
 		judge_guarded(rs, mode, timed);
+	return any;
 }
 
 /*
  * Evaluate all rules between fixed settings.
  */
-static void
+static bool
 judge_rules_fixed(RuleSet *rs, JudgeMode mode, bool timed)
 {
 	SettingsSaved *saved = settings_fix();
+	volatile bool  any = true;
 
 	if (saved == NULL)
-	{
-		judge_rules(rs, mode, timed);
-		return;
-	}
+		return judge_rules(rs, mode, timed);
 	PG_TRY();
 	{
-		judge_rules(rs, mode, timed);
+		any = judge_rules(rs, mode, timed);
 	}
 	PG_FINALLY();
 	{
 		settings_restore(saved);
 	}
 	PG_END_TRY();
+	return any;
 }
 
 /*
@@ -213,6 +238,9 @@ judge_sum(RuleSet *rs, Verdict *verdict)
 	verdict->nerrors = 0;
 	verdict->score = rs->zero;
 	verdict->fired = rs->fired;
+	verdict->is_fraud = false;
+	if (likely(!verdict->any))
+		return;
 
 	for (int i = 0; i < rs->nrules; i++)
 	{
@@ -262,10 +290,8 @@ judge_slot(RuleSet *rs, TupleTableSlot *slot, JudgeMode mode,
 			moment != NULL ? *moment : GetCurrentTimestamp());
 	memset(rs->fired, FIRED_NO, rs->nrules);
 
-	if (rs->any_settings)
-		judge_rules_fixed(rs, mode, timed);
-	else
-		judge_rules(rs, mode, timed);
+	verdict->any = rs->any_settings ? judge_rules_fixed(rs, mode, timed)
+									: judge_rules(rs, mode, timed);
 
 	judge_sum(rs, verdict);
 	econtext->ecxt_scantuple = NULL;

@@ -13,6 +13,7 @@
  *	inspect.c	what is wrong with a condition, which columns it reads
  *	setting.c	the fixed settings under which rules compile and run
  *	plain.c		conditions without the expression interpreter
+ *	plain_compile.c	which of them are judged so
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	load.c		many rows at once, for the bridge
@@ -97,13 +98,6 @@ extern void rule_validate(Relation rel, const char *condition);
  */
 extern ExprState *rule_init(Expr *expr);
 
-/* ---- plain.c: conditions without the expression interpreter ---- */
-
-typedef struct Plain Plain;
-
-extern Plain *plain_compile(Expr *expr);
-extern bool plain_is_true(const Plain *plain, TupleTableSlot *slot);
-
 /* ---- helper_call.c: calls of helpers in rules ---- */
 
 struct ParseState;
@@ -165,8 +159,17 @@ typedef struct Rule
 	RuleCode   *code;			/* NULL in a set of ruleset_of_condition */
 	Expr	   *expr;			/* NULL if broken */
 	ExprState  *state;			/* NULL if broken or braked */
-	Plain	   *plain;			/* does the same faster, NULL if it cannot */
+	struct Plain *plain;		/* does the same faster, NULL if it cannot */
 } Rule;
+
+/* How a rule is evaluated */
+typedef enum Route
+{
+	ROUTE_NONE,					/* not at all: broken or braked */
+	ROUTE_PLAIN,				/* by plain.c, with others in a row */
+	ROUTE_SAFE,					/* by itself; it cannot raise errors */
+	ROUTE_GUARDED				/* in a subtransaction */
+} Route;
 
 /*
  * The rules of one watched table for one row layout.  A set that was asked
@@ -194,8 +197,8 @@ typedef struct RuleSet
 	AttrNumber	fraud_alert_id;
 	AttrNumber	kafka_partition;	/* 0 if missing or of another type */
 	AttrNumber	kafka_offset;
-	bool		any_plain;		/* some rule cannot raise */
-	bool		any_guarded;	/* some rule can raise */
+	bool		any_safe;		/* some rule goes this way */
+	bool		any_guarded;	/* some rule goes that way */
 	bool		any_broken;		/* some rule does not compile */
 	bool		any_limits;		/* some rule has limits */
 	bool		any_braked;		/* some rule is over its limit, see state */
@@ -203,6 +206,8 @@ typedef struct RuleSet
 	bool		any_settings;	/* some rule reads settings */
 	int			nrules;			/* live and shadow, broken ones too */
 	Rule	   *rules;			/* ordered by name */
+	uint8	   *routes;			/* a Route for each */
+	struct PlainSet *plains;	/* those that go that way, NULL if none does */
 	uint8	   *fired;			/* a Fired for each, of the last row */
 	uint64		judged;			/* rows, for sampling */
 	bool		busy;			/* rules that can raise are being evaluated */
@@ -266,6 +271,18 @@ extern void settings_restore(SettingsSaved *saved);
  */
 extern int	settings_fix_for_compile(void);
 
+/* ---- plain.c, plain_compile.c: without the expression interpreter ---- */
+
+typedef struct Plain Plain;
+typedef struct PlainSet PlainSet;
+
+extern Plain *plain_compile(Expr *expr, const RuleTraits *traits);
+extern PlainSet *plain_gather(const Rule *rules, const uint8 *routes,
+							  int nrules);
+extern bool plain_is_true(const Plain *plain, TupleTableSlot *slot);
+extern bool plain_judge(const PlainSet *set, TupleTableSlot *slot,
+						bool live_only, uint8 *fired);
+
 /* ---- judge.c: slot + ruleset -> verdict ---- */
 
 typedef enum JudgeMode
@@ -288,6 +305,7 @@ typedef enum Fired
 typedef struct Verdict
 {
 	bool		is_fraud;
+	bool		any;			/* some rule fired or failed, maybe not live */
 	int			nfired;			/* live rules that fired */
 	Numeric		score;			/* their sum; in CurrentMemoryContext, or the
 								 * ruleset's: copy what must last */

@@ -407,7 +407,7 @@ rule_build(Rule *rule, Relation rel)
 	rule->expr = rule_compile(rel, rule->condition);
 	rule_traits((Node *) rule->expr, &rule->traits);
 	rule->state = rule_init(rule->expr);
-	rule->plain = plain_compile(rule->expr);
+	rule->plain = plain_compile(rule->expr, &rule->traits);
 }
 
 /*
@@ -574,24 +574,43 @@ ruleset_free(RuleSet *rs)
 }
 
 /*
+ * How a rule is evaluated.  A rule with limits goes by itself: it may be left
+ * out from one row to the next, and have its time taken.
+ */
+static Route
+rule_route(const Rule *rule)
+{
+	if (rule->state == NULL)
+		return ROUTE_NONE;
+	if (rule->traits.can_raise)
+		return ROUTE_GUARDED;
+	return rule->plain != NULL && rule->brake == NULL ? ROUTE_PLAIN
+													  : ROUTE_SAFE;
+}
+
+/*
  * What the set as a whole needs, from its rules.
  */
 static void
-ruleset_sum_traits(RuleSet *rs)
+ruleset_sum_up(RuleSet *rs)
 {
+	rs->fired = palloc0(Max(rs->nrules, 1));
+	rs->routes = palloc0(Max(rs->nrules, 1));
 	for (int i = 0; i < rs->nrules; i++)
 	{
 		Rule *rule = &rs->rules[i];
 
 		rs->any_broken |= rule->broken;
 		rs->any_limits |= rule->brake != NULL;
-		if (rule->state == NULL)
+		rs->routes[i] = rule_route(rule);
+		if (rs->routes[i] == ROUTE_NONE)
 			continue;
-		rs->any_guarded |= rule->traits.can_raise;
-		rs->any_plain |= !rule->traits.can_raise;
+		rs->any_safe |= rs->routes[i] == ROUTE_SAFE;
+		rs->any_guarded |= rs->routes[i] == ROUTE_GUARDED;
 		rs->any_moment |= rule->traits.reads_moment;
 		rs->any_settings |= rule->traits.reads_settings;
 	}
+	rs->plains = plain_gather(rs->rules, rs->routes, rs->nrules);
 }
 
 /*
@@ -602,7 +621,6 @@ ruleset_prepare(RuleSet *rs)
 {
 	ParamExternData *moment;
 
-	rs->fired = palloc0(Max(rs->nrules, 1));
 	for (int i = 0; i < rs->nrules; i++)
 		brake_prepare(&rs->rules[i]);
 	rs->zero =
@@ -614,7 +632,7 @@ ruleset_prepare(RuleSet *rs)
 	moment->isnull = false;
 	moment->pflags = PARAM_FLAG_CONST;
 	moment->ptype = TIMESTAMPTZOID;
-	ruleset_sum_traits(rs);
+	ruleset_sum_up(rs);
 }
 
 /*
@@ -703,7 +721,6 @@ ruleset_of_condition(Relation rel, const char *condition)
 	Rule		 *rule = palloc0(sizeof(Rule));
 	RuleSet		 *watched;
 
-	ruleset_prepare(rs);
 	rule->name = pstrdup("condition");
 	rule->name_datum = CStringGetTextDatum(rule->name);
 	rule->mode = RULE_LIVE;
@@ -716,7 +733,7 @@ ruleset_of_condition(Relation rel, const char *condition)
 	rs->threshold = rule->score;
 	rs->root = RelationGetRelid(rel);
 	rs->table_name = qualified_name(rs->root);
-	ruleset_sum_traits(rs);
+	ruleset_prepare(rs);
 	MemoryContextSwitchTo(old);
 
 	watched = ruleset_for(rel);
