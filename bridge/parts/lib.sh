@@ -50,8 +50,9 @@ part_flamegraph=inferno-0.12.8
 part_browser=browser-1.57.0
 part_webhooks=standardwebhooks-1.1.0
 
-# The newest server of the system that has its headers too: its version.
-system_postgres()
+# The servers of the system that have their headers too: their versions, the
+# newest first
+system_versions()
 {
 	local dir
 	for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5,5nr); do
@@ -59,10 +60,14 @@ system_postgres()
 		if [ -x "$dir/bin/postgres" ] && [ -x "$dir/bin/pg_config" ] &&
 			[ -f "$dir/lib/pgxs/src/makefiles/pgxs.mk" ]; then
 			printf '%s\n' "${dir##*/}"
-			return 0
 		fi
 	done
-	return 1
+}
+
+# The newest of them
+system_postgres()
+{
+	system_versions | sed -n '1p' | grep .
 }
 
 # Whom servers run as: PostgreSQL refuses root.
