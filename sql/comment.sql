@@ -18,3 +18,17 @@ WHERE c.relnamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
   AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
               AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY c.oid::regclass::text, a.attnum;
+
+-- These functions are for people; all others say first that they are not
+\pset format unaligned
+\pset tuples_only on
+SELECT DISTINCT n.nspname || '.' || p.proname
+FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname IN ('fraud', 'fraud_api')
+  AND obj_description(p.oid, 'pg_proc') !~ '^Internal: ' ORDER BY 1;
+
+-- Of the internal ones, each role may call what its views and programs need
+SELECT r.rolname, p.oid::regprocedure
+FROM pg_proc p, aclexplode(p.proacl) e JOIN pg_roles r ON r.oid = e.grantee
+WHERE p.pronamespace = 'fraud'::regnamespace AND e.grantee <> p.proowner
+  AND obj_description(p.oid, 'pg_proc') ~ '^Internal: ' ORDER BY 1, p.oid::regprocedure::text COLLATE "C";

@@ -33,7 +33,7 @@ EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'could not keep the names of watched tables: %', sqlerrm;
 END $$;
 COMMENT ON FUNCTION fraud.before_ddl() IS
-'Event trigger: keeps the names of watched tables before one may be renamed';
+'Internal: event trigger: keeps the names of watched tables before one may be renamed';
 CREATE EVENT TRIGGER pg_fraud_before_ddl ON ddl_command_start
     WHEN TAG IN ('ALTER TABLE', 'ALTER SCHEMA')
     EXECUTE FUNCTION fraud.before_ddl();
@@ -56,7 +56,7 @@ SET search_path = pg_catalog, pg_temp AS $$
         SELECT n.name FROM fraud.table_names n JOIN named d ON d.target = n.target) a(name)
 $$;
 COMMENT ON FUNCTION fraud.same_table(text) IS
-'All names that the table of this name has or had, as the ledger may have them.';
+'Internal: all names that the table of this name has or had, as the ledger may have them.';
 
 -- An alert holds a whole row: where row security hides rows of a table from
 -- the caller, it hides all of the table's alerts.
@@ -75,7 +75,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT n.name FROM fraud.table_names n JOIN known k ON k.oid = n.target
 $$;
 COMMENT ON FUNCTION fraud.tables(boolean) IS
-'Names that watched tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
+'Internal: names that watched tables have or had, with their schemas: of all, or of those of which the caller may read every row.';
 
 ALTER TABLE fraud.alerts ENABLE ROW LEVEL SECURITY;
 CREATE POLICY readers ON fraud.alerts FOR SELECT TO fraud_reader
@@ -177,7 +177,7 @@ SET search_path = pg_catalog, pg_temp AS $$
            OR pg_has_role(fraud.outer_role(), 'fraud_operator', 'USAGE'))
 $$;
 COMMENT ON FUNCTION fraud.dead_letter_part(bigint, text) IS
-'The key or value of a dead letter, for administrators and operators; null for others.';
+'Internal: the key or value of a dead letter, for administrators and operators; null for others.';
 
 CREATE VIEW fraud_api.dead_letters AS
 SELECT d.id, d.source, d.kafka_topic, d.kafka_partition, d.kafka_offset,
@@ -239,7 +239,7 @@ BEGIN
     EXECUTE format('ALTER VIEW fraud_api.%I OWNER TO fraud_views', view);
 END $$;
 COMMENT ON FUNCTION fraud.secure_view(text) IS
-'Lets a view of fraud_api show what its reader may see, and no more.';
+'Internal: lets a view of fraud_api show what its reader may see, and no more.';
 
 DO $$
 DECLARE
@@ -322,7 +322,7 @@ EXCEPTION
                   HINT = 'Give the name with its schema.';
 END $$;
 COMMENT ON FUNCTION fraud.find_watched(text) IS
-'Finds a watched table by its name, with or without schema.';
+'Internal: finds a watched table by its name, with or without schema.';
 
 CREATE FUNCTION fraud_api.windows(target text, every interval,
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
@@ -406,7 +406,7 @@ SET search_path = pg_catalog, pg_temp AS $$
           AND d.refclassid = 'pg_class'::regclass AND d.refobjid = is_exposure.target)
 $$;
 COMMENT ON FUNCTION fraud.is_exposure(regclass, regclass) IS
-'Whether fraud.expose() made that view of that table.';
+'Internal: whether fraud.expose() made that view of that table.';
 
 -- Make one view of an exposed table.  One that is there is replaced, so that
 -- rights on it and views of it last: its columns keep their places and new
@@ -457,7 +457,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON fraud_api.%I TO fraud_reader', view);
 END $$;
 COMMENT ON FUNCTION fraud.make_view(regclass, text, text[], text[], text, text) IS
-'Makes a view of an exposed table, with comments and rights.';
+'Internal: makes a view of an exposed table, with comments and rights.';
 
 CREATE FUNCTION fraud.expose(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -521,7 +521,7 @@ BEGIN
     DELETE FROM fraud.exposed_tables e WHERE e.target = drop_exposure.target;
 END $$;
 COMMENT ON FUNCTION fraud.drop_exposure(regclass) IS
-'Drops the views of an exposed table.';
+'Internal: drops the views of an exposed table.';
 
 CREATE FUNCTION fraud.unexpose(target regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

@@ -4,19 +4,19 @@
 
 CREATE FUNCTION fraud.tally_add(internal, boolean, numeric, boolean, boolean) RETURNS internal
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fraud_tally_add';
-COMMENT ON FUNCTION fraud.tally_add(internal, boolean, numeric, boolean, boolean) IS 'Of the aggregate fraud.tally';
+COMMENT ON FUNCTION fraud.tally_add(internal, boolean, numeric, boolean, boolean) IS 'Internal: of the aggregate fraud.tally';
 CREATE FUNCTION fraud.tally_combine(internal, internal) RETURNS internal
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fraud_tally_combine';
-COMMENT ON FUNCTION fraud.tally_combine(internal, internal) IS 'Of the aggregate fraud.tally';
+COMMENT ON FUNCTION fraud.tally_combine(internal, internal) IS 'Internal: of the aggregate fraud.tally';
 CREATE FUNCTION fraud.tally_serialize(internal) RETURNS bytea
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fraud_tally_serialize';
-COMMENT ON FUNCTION fraud.tally_serialize(internal) IS 'Of the aggregate fraud.tally';
+COMMENT ON FUNCTION fraud.tally_serialize(internal) IS 'Internal: of the aggregate fraud.tally';
 CREATE FUNCTION fraud.tally_deserialize(bytea, internal) RETURNS internal
 LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'fraud_tally_deserialize';
-COMMENT ON FUNCTION fraud.tally_deserialize(bytea, internal) IS 'Of the aggregate fraud.tally';
+COMMENT ON FUNCTION fraud.tally_deserialize(bytea, internal) IS 'Internal: of the aggregate fraud.tally';
 CREATE FUNCTION fraud.tally_result(internal) RETURNS numeric[]
 LANGUAGE C IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'fraud_tally_result';
-COMMENT ON FUNCTION fraud.tally_result(internal) IS 'Of the aggregate fraud.tally';
+COMMENT ON FUNCTION fraud.tally_result(internal) IS 'Internal: of the aggregate fraud.tally';
 
 CREATE AGGREGATE fraud.tally(hit boolean, amount numeric, marked boolean, confirmed boolean) (
     SFUNC = fraud.tally_add, STYPE = internal, SSPACE = 128,
@@ -24,7 +24,7 @@ CREATE AGGREGATE fraud.tally(hit boolean, amount numeric, marked boolean, confir
     SERIALFUNC = fraud.tally_serialize, DESERIALFUNC = fraud.tally_deserialize,
     PARALLEL = SAFE);
 COMMENT ON AGGREGATE fraud.tally(boolean, numeric, boolean, boolean) IS
-'For fraud.backtest: rows, hits, hits that are marked, confirmed, dismissed, all confirmed, and the amount of the hits';
+'Internal: for fraud.backtest; rows, hits, hits that are marked, confirmed, dismissed, all confirmed, and the amount of the hits';
 
 -- What is tried of a rule: a version, or the one in force.
 CREATE FUNCTION fraud.rule_to_try(target regclass, rule text, version int, OUT condition text, OUT score numeric)
@@ -47,7 +47,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fraud.rule_to_try(regclass, text, int) IS
-    'Condition and score of a version of a rule (NULL: the one in force), for fraud.backtest and fraud.compare';
+    'Internal: condition and score of a version of a rule (NULL: the one in force), for fraud.backtest and fraud.compare';
 
 CREATE FUNCTION fraud.backtest(target regclass, condition text DEFAULT NULL,
     since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL,

@@ -47,7 +47,7 @@ BEGIN
     WHERE b.heartbeat_at < clock_timestamp() - interval '1 hour';
 END $$;
 COMMENT ON FUNCTION fraud.register_bridge(uuid, text, int, text, text[]) IS
-'Enters a running bridge into the registry.';
+'Internal: enters a running bridge into the registry.';
 
 CREATE FUNCTION fraud.heartbeat(instance uuid, stats jsonb DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -59,7 +59,7 @@ BEGIN
     RETURN FOUND;
 END $$;
 COMMENT ON FUNCTION fraud.heartbeat(uuid, jsonb) IS
-'Says that a bridge is alive; false if the registry does not know it.';
+'Internal: says that a bridge is alive; false if the registry does not know it.';
 
 CREATE FUNCTION fraud.unregister_bridge(instance uuid) RETURNS void
 LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
@@ -67,7 +67,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM fraud.bridge_instances b WHERE b.instance = unregister_bridge.instance
 $$;
 COMMENT ON FUNCTION fraud.unregister_bridge(uuid) IS
-'Takes a bridge that ends out of the registry.';
+'Internal: takes a bridge that ends out of the registry.';
 
 CREATE FUNCTION fraud.report_source(name text, stopped boolean, reason text, hint text)
 RETURNS void
@@ -86,7 +86,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION fraud.report_source(text, boolean, text, text) IS
-'Keeps what a bridge reports of a source: its last error, that it has stopped, and the statement that lets it go on. A null reason clears the last error.';
+'Internal: keeps what a bridge reports of a source: its last error, that it has stopped, and the statement that lets it go on. A null reason clears the last error.';
 
 -- Asked before all the locks of a source are looked at one by one
 CREATE FUNCTION fraud.suspects(lease interval) RETURNS boolean
@@ -126,7 +126,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT heartbeat_at >= statement_timestamp() - make_interval(secs => 10)
 $$;
 COMMENT ON FUNCTION fraud.is_alive(timestamptz) IS
-'Whether a bridge with that last heartbeat counts as running.';
+'Internal: whether a bridge with that last heartbeat counts as running.';
 
 CREATE VIEW fraud.sources AS
 SELECT s.name, s.topic, s.target, s.mapping, s.start, s.on_conflict,

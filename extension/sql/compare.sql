@@ -7,7 +7,7 @@ CREATE FUNCTION fraud.compare_row("row" record, rule text, condition text, score
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE COST 100
     AS 'MODULE_PATHNAME', 'fraud_compare_row';
 COMMENT ON FUNCTION fraud.compare_row(record, text, text, numeric) IS
-    'For fraud.compare and fraud.backtest: what a rule and another condition in its place say of a row, and what either makes of it';
+    'Internal: for fraud.compare and fraud.backtest; what a rule and another condition in its place say of a row, and what either makes of it';
 
 -- What a challenger is: a condition that is given, or a version, or the rule
 -- itself where it is in shadow mode.
@@ -35,7 +35,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.challenger(regclass, text, text, int) IS 'The condition that fraud.compare tries in a rule''s place';
+COMMENT ON FUNCTION fraud.challenger(regclass, text, text, int) IS 'Internal: the condition that fraud.compare tries in a rule''s place';
 
 CREATE FUNCTION fraud.compare(
     target    regclass,

@@ -71,13 +71,13 @@ CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, 
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_begin_batch';
 COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text) IS
-    'For the bridge: names the partition of Kafka from which the rows of this transaction come';
+    'Internal: for the bridge; names the partition of Kafka from which the rows of this transaction come';
 
 CREATE FUNCTION fraud.batch_alerts() RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_batch_alerts';
 COMMENT ON FUNCTION fraud.batch_alerts() IS
-    'For the bridge: alerts that this transaction has written of rows that come from Kafka';
+    'Internal: for the bridge; alerts that this transaction has written of rows that come from Kafka';
 
 CREATE PROCEDURE fraud.remark(
     target  regclass,

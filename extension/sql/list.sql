@@ -60,7 +60,7 @@ BEGIN
     UPDATE fraud.list_config SET name = name WHERE false;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION fraud.list_entries_gone() IS 'Trigger: has the sessions read their lists anew';
+COMMENT ON FUNCTION fraud.list_entries_gone() IS 'Internal: trigger: has the sessions read their lists anew';
 CREATE TRIGGER entries_gone AFTER DELETE OR TRUNCATE ON fraud.list_entries
     FOR EACH STATEMENT EXECUTE FUNCTION fraud.list_entries_gone();
 
@@ -116,7 +116,7 @@ BEGIN
     END IF;
     RETURN found_id;
 END $$;
-COMMENT ON FUNCTION fraud.lock_list(name) IS 'Number of the list, after whoever else changes it has ended';
+COMMENT ON FUNCTION fraud.lock_list(name) IS 'Internal: number of the list, after whoever else changes it has ended';
 
 CREATE FUNCTION fraud.add_to_list(list name, "values" text[], expires_at timestamptz DEFAULT NULL, note text DEFAULT NULL)
 RETURNS bigint

@@ -6,9 +6,9 @@
 -- into the functions fraud.page_html(), page_css() and page_js().
 --
 
-COMMENT ON FUNCTION fraud.page_html() IS 'The alerts page: document, without style and script';
-COMMENT ON FUNCTION fraud.page_css() IS 'The alerts page: style';
-COMMENT ON FUNCTION fraud.page_js() IS 'The alerts page: script';
+COMMENT ON FUNCTION fraud.page_html() IS 'Internal: the alerts page: document, without style and script';
+COMMENT ON FUNCTION fraud.page_css() IS 'Internal: the alerts page: style';
+COMMENT ON FUNCTION fraud.page_js() IS 'Internal: the alerts page: script';
 
 -- PostgREST takes a function's media type from the name of the domain that it
 -- returns
@@ -26,7 +26,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     encode(sha256(convert_to(fraud.page_css(), 'UTF8')), 'base64'))
 $$;
 COMMENT ON FUNCTION fraud.page_policy() IS
-'The alerts page: its Content-Security-Policy
+'Internal: the alerts page: its Content-Security-Policy
 Only the one script and the one style that the page was built with run; it talks to nobody but the server that sent it.';
 
 -- The page holds no data, so whoever may open it sees nothing yet.  It runs as

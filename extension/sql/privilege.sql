@@ -79,8 +79,8 @@ GRANT EXECUTE ON FUNCTION
     fraud.evict(text, int, interval)
     TO fraud_bridge;
 GRANT EXECUTE ON FUNCTION fraud.is_alive(timestamptz) TO fraud_reader;
-GRANT EXECUTE ON FUNCTION fraud.lock_key(text), fraud.partition_key(text, int), fraud.sink_key(text)
-    TO fraud_reader, fraud_bridge;
+GRANT EXECUTE ON FUNCTION fraud.partition_key(text, int) TO fraud_bridge;
+GRANT EXECUTE ON FUNCTION fraud.lock_key(text), fraud.sink_key(text) TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.moved_locks TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.bridge_instances TO fraud_bridge, fraud_reader;
 GRANT SELECT ON fraud.sources TO fraud_reader;
@@ -100,8 +100,7 @@ GRANT EXECUTE ON FUNCTION
     fraud.evict_sink(text, interval),
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;
-GRANT EXECUTE ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text)
-    TO fraud_operator, fraud_admin, fraud_reader, fraud_bridge;
+GRANT EXECUTE ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text) TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.sinks TO fraud_reader, fraud_operator, fraud_admin, fraud_bridge;
 GRANT SELECT ON fraud.sink_failures TO fraud_operator, fraud_admin;
 GRANT SELECT ON fraud.sink_config TO fraud_bridge;

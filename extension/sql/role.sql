@@ -52,7 +52,7 @@ CREATE FUNCTION fraud.outer_role() RETURNS name
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME', 'fraud_outer_role';
 COMMENT ON FUNCTION fraud.outer_role() IS
-'The role on whose behalf the session acts, seen from within any function; null within REINDEX, ANALYZE and their like, which run code of a table''s owner.';
+'Internal: the role on whose behalf the session acts, seen from within any function; null within REINDEX, ANALYZE and their like, which run code of a table''s owner.';
 
 CREATE FUNCTION fraud.actor() RETURNS text
 LANGUAGE plpgsql STABLE
@@ -63,7 +63,7 @@ EXCEPTION WHEN data_exception THEN
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION fraud.actor() IS
-'The person behind a request through an HTTP gateway: the subject of its JWT.';
+'Internal: the person behind a request through an HTTP gateway: the subject of its JWT.';
 
 CREATE FUNCTION fraud.require_role(VARIADIC roles text[]) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -81,7 +81,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION fraud.require_role(text[]) IS
-'Raises an error unless the caller has the rights of one of the roles.';
+'Internal: raises an error unless the caller has the rights of one of the roles.';
 
 CREATE FUNCTION fraud.require_owner(target regclass) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -94,7 +94,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION fraud.require_owner(regclass) IS
-'Raises an error unless the caller owns the table.';
+'Internal: raises an error unless the caller owns the table.';
 
 -- Take back, for now, what the script granted to roles that it found in use
 CREATE FUNCTION fraud.withhold_grants() RETURNS void
@@ -142,7 +142,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION fraud.withhold_grants() IS
-'For the extension''s script: takes back its grants to roles that were in use before.';
+'Internal: for the extension''s script; takes back its grants to roles that were in use before.';
 
 CREATE FUNCTION fraud.grant_role(role name) RETURNS void
 LANGUAGE plpgsql VOLATILE

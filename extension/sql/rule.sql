@@ -206,18 +206,18 @@ CREATE FUNCTION fraud.validate_rule(target regclass, condition text) RETURNS voi
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_validate_rule';
 COMMENT ON FUNCTION fraud.validate_rule(regclass, text) IS
-    'Raises what is wrong with a condition, with the position in its text';
+    'Internal: raises what is wrong with a condition, with the position in its text';
 CREATE FUNCTION fraud.rule_error(target regclass, condition text) RETURNS text
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_rule_error';
 COMMENT ON FUNCTION fraud.rule_error(regclass, text) IS
-    'What is wrong with a stored condition by now; NULL if it compiles';
+    'Internal: what is wrong with a stored condition by now; NULL if it compiles';
 
 CREATE FUNCTION fraud.rule_columns(target regclass, condition text) RETURNS text[]
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_rule_columns';
 COMMENT ON FUNCTION fraud.rule_columns(regclass, text) IS
-    'The columns that a condition reads; NULL if it does not compile';
+    'Internal: the columns that a condition reads; NULL if it does not compile';
 
 --
 -- Changing rules
@@ -259,7 +259,7 @@ BEGIN
     PERFORM fraud.validate_rule(rule.target, rule.condition);
 END
 $$;
-COMMENT ON FUNCTION fraud.check_rule(fraud.rule_config) IS 'Checks the parts of a rule before it is saved';
+COMMENT ON FUNCTION fraud.check_rule(fraud.rule_config) IS 'Internal: checks the parts of a rule before it is saved';
 
 -- The next version of a rule; the caller holds the table's row lock.
 CREATE FUNCTION fraud.next_version(target regclass, name text) RETURNS int
@@ -271,7 +271,7 @@ CREATE FUNCTION fraud.next_version(target regclass, name text) RETURNS int
           WHERE v.table_name = fraud.table_name($1) AND v.name = $2),
         (SELECT r.version FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2), 0)
     $$;
-COMMENT ON FUNCTION fraud.next_version(regclass, text) IS 'Number of a rule''s next version';
+COMMENT ON FUNCTION fraud.next_version(regclass, text) IS 'Internal: number of a rule''s next version';
 
 -- Who may change rules, and one change of a table's rules at a time.
 CREATE FUNCTION fraud.lock_rules(target regclass) RETURNS void
@@ -284,7 +284,7 @@ BEGIN
     PERFORM FROM fraud.watch_config AS w WHERE w.target = $1 FOR NO KEY UPDATE;
 END
 $$;
-COMMENT ON FUNCTION fraud.lock_rules(regclass) IS 'Admits a change of a table''s rules';
+COMMENT ON FUNCTION fraud.lock_rules(regclass) IS 'Internal: admits a change of a table''s rules';
 
 -- The rule in force; raises an error if there is none.
 CREATE FUNCTION fraud.get_rule(target regclass, name text) RETURNS fraud.rule_config
@@ -302,7 +302,7 @@ BEGIN
     RETURN rule;
 END
 $$;
-COMMENT ON FUNCTION fraud.get_rule(regclass, text) IS 'The rule in force of that name';
+COMMENT ON FUNCTION fraud.get_rule(regclass, text) IS 'Internal: the rule in force of that name';
 
 -- Saves a checked rule as its next version.  A limit of 0 is none.
 CREATE FUNCTION fraud.save_rule(rule fraud.rule_config, action text) RETURNS int
@@ -338,7 +338,7 @@ BEGIN
     RETURN saved.version;
 END
 $$;
-COMMENT ON FUNCTION fraud.save_rule(fraud.rule_config, text) IS 'Saves a rule as its next version';
+COMMENT ON FUNCTION fraud.save_rule(fraud.rule_config, text) IS 'Internal: saves a rule as its next version';
 
 -- Removes a rule; its versions stay.
 CREATE FUNCTION fraud.erase_rule(rule fraud.rule_config) RETURNS void
@@ -355,7 +355,7 @@ BEGIN
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(rule.target));
 END
 $$;
-COMMENT ON FUNCTION fraud.erase_rule(fraud.rule_config) IS 'Removes a rule and notes that in its history';
+COMMENT ON FUNCTION fraud.erase_rule(fraud.rule_config) IS 'Internal: removes a rule and notes that in its history';
 
 -- Saves a change, or keeps it for approval where the table asks for that.
 -- Returns the new version; NULL if it waits.
@@ -404,7 +404,7 @@ BEGIN
     RETURN fraud.save_rule(rule, action);
 END
 $$;
-COMMENT ON FUNCTION fraud.change_rule(fraud.rule_config, text) IS 'Saves a change of a rule, or keeps it for approval';
+COMMENT ON FUNCTION fraud.change_rule(fraud.rule_config, text) IS 'Internal: saves a change of a rule, or keeps it for approval';
 
 -- Would saving the one in the other's place change anything?
 CREATE FUNCTION fraud.same_rule(a fraud.rule_config, b fraud.rule_config) RETURNS boolean
@@ -418,7 +418,7 @@ CREATE FUNCTION fraud.same_rule(a fraud.rule_config, b fraud.rule_config) RETURN
             b.max_time_us, b.max_share, b.share_rows)
     $$;
 COMMENT ON FUNCTION fraud.same_rule(fraud.rule_config, fraud.rule_config) IS
-    'Whether a rule that is to be saved is the same as the one in force';
+    'Internal: whether a rule that is to be saved is the same as the one in force';
 
 CREATE FUNCTION fraud.add_rule(
     target      regclass,
@@ -590,7 +590,7 @@ BEGIN
     RETURN proposal;
 END
 $$;
-COMMENT ON FUNCTION fraud.get_proposal(regclass, text) IS 'The change of a rule that waits for approval';
+COMMENT ON FUNCTION fraud.get_proposal(regclass, text) IS 'Internal: the change of a rule that waits for approval';
 
 CREATE FUNCTION fraud.approve_rule(target regclass, name text) RETURNS int
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -756,7 +756,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fraud.fold_counters() IS
-    'Adds what transactions counted to the rules'' totals and forgets failures of rules older than 30 days, unless another session is at it; returns the number of transactions
+    'Internal: adds what transactions counted to the rules'' totals and forgets failures of rules older than 30 days, unless another session is at it; returns the number of transactions
 The bridge calls it, and now and then a transaction whose rows are judged.';
 
 CREATE FUNCTION fraud.rule_counts(OUT rule bigint, OUT evaluated bigint, OUT fired bigint, OUT failed bigint,
@@ -775,7 +775,7 @@ CREATE FUNCTION fraud.rule_counts(OUT rule bigint, OUT evaluated bigint, OUT fir
                         AS d(rule, evaluated, fired, failed, last_fired_at, sampled, nanoseconds)) AS u
      GROUP BY u.rule
     $$;
-COMMENT ON FUNCTION fraud.rule_counts() IS 'What each rule did: the totals and what is not folded yet';
+COMMENT ON FUNCTION fraud.rule_counts() IS 'Internal: what each rule did: the totals and what is not folded yet';
 
 CREATE VIEW fraud.rules AS
     SELECT CASE WHEN fraud.table_name(r.target) IS NOT NULL THEN r.target END AS target, r.name, r.version, r.mode, r.score, r.condition,
@@ -877,7 +877,7 @@ EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'could not check the rules after the change: %', SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION fraud.after_ddl() IS 'Event trigger: warns of rules that no longer compile';
+COMMENT ON FUNCTION fraud.after_ddl() IS 'Internal: event trigger: warns of rules that no longer compile';
 CREATE EVENT TRIGGER pg_fraud_after_ddl ON ddl_command_end
     WHEN TAG IN ('ALTER TABLE', 'ALTER TYPE', 'ALTER DOMAIN')
     EXECUTE FUNCTION fraud.after_ddl();
@@ -915,7 +915,7 @@ EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'could not forget a dropped table: %', SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION fraud.after_drop() IS 'Event trigger: forgets tables that were dropped';
+COMMENT ON FUNCTION fraud.after_drop() IS 'Internal: event trigger: forgets tables that were dropped';
 CREATE EVENT TRIGGER pg_fraud_after_drop ON sql_drop
     EXECUTE FUNCTION fraud.after_drop();
 COMMENT ON EVENT TRIGGER pg_fraud_after_drop IS 'Forgets tables that were dropped';

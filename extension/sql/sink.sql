@@ -162,7 +162,7 @@ CREATE FUNCTION fraud.system_identity(OUT system_identifier bigint, OUT timeline
       FROM pg_control_system() AS c
     $$;
 COMMENT ON FUNCTION fraud.system_identity() IS
-    'The database system and its timeline, which a restored or promoted copy does not share';
+    'Internal: the database system and its timeline, which a restored or promoted copy does not share';
 
 -- Rows of a restored ledger carry transaction ids of the system they came from.
 -- Those that this system has yet to reach would be taken for new when it does.
@@ -190,7 +190,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fraud.adopt_ledger() IS
-    'Stamps ledger rows that came from another database system with a transaction of this one';
+    'Internal: stamps ledger rows that came from another database system with a transaction of this one';
 
 -- Complains about an option that the kind does not know.
 CREATE FUNCTION fraud.check_sink_keys(kind text, options jsonb, known text[]) RETURNS void
@@ -209,7 +209,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_keys(text, jsonb, text[]) IS 'Refuses options that a kind of sink does not have';
+COMMENT ON FUNCTION fraud.check_sink_keys(text, jsonb, text[]) IS 'Internal: refuses options that a kind of sink does not have';
 
 -- Returns the text of an option, NULL when it is not given.
 CREATE FUNCTION fraud.sink_text(options jsonb, option text, required boolean DEFAULT false) RETURNS text
@@ -231,7 +231,7 @@ BEGIN
     RETURN options ->> option;
 END
 $$;
-COMMENT ON FUNCTION fraud.sink_text(jsonb, text, boolean) IS 'Text of a sink''s option';
+COMMENT ON FUNCTION fraud.sink_text(jsonb, text, boolean) IS 'Internal: text of a sink''s option';
 
 -- A secret is named, never written: the name is that of a file in the
 -- directory of secrets, and nothing that looks like key material passes.
@@ -252,7 +252,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_secret_name(text, text) IS 'Refuses a literal secret where the name of one belongs';
+COMMENT ON FUNCTION fraud.check_secret_name(text, text) IS 'Internal: refuses a literal secret where the name of one belongs';
 
 CREATE FUNCTION fraud.check_sink_interval(options jsonb, option text, lowest interval) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -278,7 +278,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_interval(jsonb, text, interval) IS 'Checks an option that is a length of time';
+COMMENT ON FUNCTION fraud.check_sink_interval(jsonb, text, interval) IS 'Internal: checks an option that is a length of time';
 
 -- Options that sinks of all kinds have.
 CREATE FUNCTION fraud.check_sink_common(options jsonb) RETURNS void
@@ -298,7 +298,7 @@ BEGIN
     PERFORM fraud.check_sink_interval(options, 'max_age', '1 second');
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_common(jsonb) IS 'Checks the options that all kinds of sinks have';
+COMMENT ON FUNCTION fraud.check_sink_common(jsonb) IS 'Internal: checks the options that all kinds of sinks have';
 
 CREATE FUNCTION fraud.check_bigquery_options(options jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -332,7 +332,7 @@ BEGIN
     RETURN options || jsonb_build_object('mode', mode);
 END
 $$;
-COMMENT ON FUNCTION fraud.check_bigquery_options(jsonb) IS 'Checks and completes the options of a bigquery sink';
+COMMENT ON FUNCTION fraud.check_bigquery_options(jsonb) IS 'Internal: checks and completes the options of a bigquery sink';
 
 -- Key and value are expressions over the columns of fraud.alerts.  They may
 -- use what a rule may use; the bridge evaluates them with its own rights.  The
@@ -355,7 +355,7 @@ EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR
         HINT = 'It is an expression over the columns of fraud.alerts, made of what rules are made of.';
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_expression(jsonb, text) IS 'Checks an option that is an SQL expression over the columns of fraud.alerts';
+COMMENT ON FUNCTION fraud.check_sink_expression(jsonb, text) IS 'Internal: checks an option that is an SQL expression over the columns of fraud.alerts';
 
 CREATE FUNCTION fraud.check_kafka_options(options jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -374,7 +374,7 @@ BEGIN
     RETURN options;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_kafka_options(jsonb) IS 'Checks the options of a kafka sink';
+COMMENT ON FUNCTION fraud.check_kafka_options(jsonb) IS 'Internal: checks the options of a kafka sink';
 
 -- Headers that carry credentials take {"secret": "name"} instead of a text.
 CREATE FUNCTION fraud.check_webhook_headers(headers jsonb) RETURNS void
@@ -411,7 +411,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_webhook_headers(jsonb) IS 'Checks the option "headers" of a webhook sink';
+COMMENT ON FUNCTION fraud.check_webhook_headers(jsonb) IS 'Internal: checks the option "headers" of a webhook sink';
 
 CREATE FUNCTION fraud.check_webhook_options(options jsonb) RETURNS jsonb
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -439,7 +439,7 @@ BEGIN
     RETURN options;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_webhook_options(jsonb) IS 'Checks the options of a webhook sink';
+COMMENT ON FUNCTION fraud.check_webhook_options(jsonb) IS 'Internal: checks the options of a webhook sink';
 
 -- Returns the options as they are to be kept, or complains.
 CREATE FUNCTION fraud.check_sink_options(kind text, options jsonb) RETURNS jsonb
@@ -463,7 +463,7 @@ BEGIN
     END CASE;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_options(text, jsonb) IS 'Checks and completes the options of a sink';
+COMMENT ON FUNCTION fraud.check_sink_options(text, jsonb) IS 'Internal: checks and completes the options of a sink';
 
 CREATE FUNCTION fraud.check_sink_target(target regclass) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE
@@ -480,7 +480,7 @@ BEGIN
         HINT = format('Use fraud.watch(%L) first.', target);
 END
 $$;
-COMMENT ON FUNCTION fraud.check_sink_target(regclass) IS 'Refuses a target that is not watched';
+COMMENT ON FUNCTION fraud.check_sink_target(regclass) IS 'Internal: refuses a target that is not watched';
 
 -- Sets the cursor: behind all that is visible now, or before the alert from_id.
 CREATE FUNCTION fraud.place_sink(sink text, from_id bigint) RETURNS void
@@ -507,7 +507,7 @@ BEGIN
            position = excluded.position, updated_at = clock_timestamp();
 END
 $$;
-COMMENT ON FUNCTION fraud.place_sink(text, bigint) IS 'Sets the cursor of a sink anew';
+COMMENT ON FUNCTION fraud.place_sink(text, bigint) IS 'Internal: sets the cursor of a sink anew';
 
 -- What Kafka knows of the last batch is kept with the topic: with another one
 -- a sink begins to count anew, and its thread has to read the cursor again.
@@ -520,7 +520,7 @@ CREATE FUNCTION fraud.change_sink_topic(sink text, old_options jsonb, new_option
      WHERE c.sink = change_sink_topic.sink
        AND old_options -> 'topic' IS DISTINCT FROM new_options -> 'topic'
     $$;
-COMMENT ON FUNCTION fraud.change_sink_topic(text, jsonb, jsonb) IS 'Forgets the last batch of a sink whose topic changes';
+COMMENT ON FUNCTION fraud.change_sink_topic(text, jsonb, jsonb) IS 'Internal: forgets the last batch of a sink whose topic changes';
 
 -- Locks the row of a sink that must exist.
 CREATE FUNCTION fraud.lock_sink(sink text) RETURNS fraud.sink_config
@@ -540,7 +540,7 @@ BEGIN
     RETURN found_sink;
 END
 $$;
-COMMENT ON FUNCTION fraud.lock_sink(text) IS 'Locks the row of a sink for a change';
+COMMENT ON FUNCTION fraud.lock_sink(text) IS 'Internal: locks the row of a sink for a change';
 
 CREATE FUNCTION fraud.add_sink(name text, kind text, options jsonb, target regclass DEFAULT NULL, start text DEFAULT 'latest', replace boolean DEFAULT false)
     RETURNS void
@@ -708,7 +708,7 @@ CREATE FUNCTION fraud.sink_resume_hint(sink text) RETURNS text
       FROM fraud.sink_cursor AS c, fraud.system_identity() AS i
      WHERE c.sink = sink_resume_hint.sink
     $$;
-COMMENT ON FUNCTION fraud.sink_resume_hint(text) IS 'The statement that lets a sink go on here';
+COMMENT ON FUNCTION fraud.sink_resume_hint(text) IS 'Internal: the statement that lets a sink go on here';
 
 -- Called by the bridge when it takes up a sink: false when the cursor belongs
 -- to another system or timeline, and the sink is stopped with the way out.
@@ -737,7 +737,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION fraud.open_sink(text) IS
-    'For the bridge: checks that the position of a sink belongs to this database system';
+    'Internal: for the bridge; checks that the position of a sink belongs to this database system';
 
 -- A bridge that was stopped or cut off holds its sinks' locks and sends
 -- nothing.  What it held is sent again by the next one, under the same uuid.
@@ -762,20 +762,20 @@ CREATE FUNCTION fraud.report_sink(sink text, stopped boolean, reason text, hint 
      WHERE s.name = report_sink.sink
     $$;
 COMMENT ON FUNCTION fraud.report_sink(text, boolean, text, text) IS
-    'For the bridge: keeps the last error of a sink, and why it stopped';
+    'Internal: for the bridge; keeps the last error of a sink, and why it stopped';
 
 -- What the bridge's statements ask for each alert that they read.
 CREATE FUNCTION fraud.alert_json(id bigint, event_id uuid, table_name text, detected_at timestamptz, occurred_at timestamptz, score numeric, rules text[], transaction jsonb) RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE
     AS 'MODULE_PATHNAME', 'fraud_alert_json';
 COMMENT ON FUNCTION fraud.alert_json(bigint, uuid, text, timestamptz, timestamptz, numeric, text[], jsonb) IS
-    'For the bridge: an alert as the JSON that sinks send, its fields in the order of the parameters';
+    'Internal: for the bridge; an alert as the JSON that sinks send, its fields in the order of the parameters';
 
 CREATE FUNCTION fraud.page_fits(size int, most bigint) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_page_fits';
 COMMENT ON FUNCTION fraud.page_fits(int, bigint) IS
-    'For the bridge: whether the sizes seen so far in this statement add up to no more than that; the first row always fits';
+    'Internal: for the bridge; whether the sizes seen so far in this statement add up to no more than that; the first row always fits';
 
 -- Alerts that a sink has yet to send.  They are looked for as the bridge does
 -- it, so that a transaction open for hours makes nothing to be read.
@@ -807,7 +807,7 @@ BEGIN
             OR NOT pg_visible_in_snapshot(a.xid, place.new_snapshot));
 END
 $$;
-COMMENT ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text) IS 'Number and age of the alerts that a sink has yet to send';
+COMMENT ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text) IS 'Internal: number and age of the alerts that a sink has yet to send';
 
 CREATE VIEW fraud.sinks AS
 SELECT s.name, s.kind, s.target, s.options,

@@ -182,7 +182,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION fraud.check_topic(text, text) IS
-'Raises an error unless Kafka allows the name of a topic.';
+'Internal: raises an error unless Kafka allows the name of a topic.';
 
 -- A place in the record: a JSON Pointer (RFC 6901) or one of the record's own
 CREATE FUNCTION fraud.is_record_path(path text) RETURNS boolean
@@ -193,7 +193,7 @@ SET search_path = pg_catalog, pg_temp AS $$
         OR path ~ '^@headers/.'
 $$;
 COMMENT ON FUNCTION fraud.is_record_path(text) IS
-'Whether a text names a place in a Kafka record: a JSON Pointer, or @key, @topic, @partition, @offset, @timestamp, @headers/NAME.';
+'Internal: whether a text names a place in a Kafka record: a JSON Pointer, or @key, @topic, @partition, @offset, @timestamp, @headers/NAME.';
 
 CREATE FUNCTION fraud.check_mapping(target regclass, mapping jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -278,7 +278,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION fraud.check_mapping(regclass, jsonb) IS
-'Raises an error unless the mapping of a source fits its table.';
+'Internal: raises an error unless the mapping of a source fits its table.';
 
 -- A position in words; a time without a zone is UTC
 CREATE FUNCTION fraud.resolve_start(start text) RETURNS text
@@ -305,7 +305,7 @@ BEGIN
     RETURN to_char(moment, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"');
 END $$;
 COMMENT ON FUNCTION fraud.resolve_start(text) IS
-'A starting position as it is stored: earliest, latest or a time in UTC.';
+'Internal: a starting position as it is stored: earliest, latest or a time in UTC.';
 
 --
 -- The table that a source writes to
@@ -343,7 +343,7 @@ BEGIN
     END IF;
 END $$;
 COMMENT ON FUNCTION fraud.add_provenance(regclass) IS
-'Adds the columns kafka_partition and kafka_offset to a table that has none.';
+'Internal: adds the columns kafka_partition and kafka_offset to a table that has none.';
 
 -- Give the bridge what it needs to write a table's rows
 CREATE FUNCTION fraud.grant_target(target regclass, on_conflict text) RETURNS void
@@ -392,7 +392,7 @@ BEGIN
     END LOOP;
 END $$;
 COMMENT ON FUNCTION fraud.grant_target(regclass, text) IS
-'Grants the bridge what it needs to write to a source''s table.';
+'Internal: grants the bridge what it needs to write to a source''s table.';
 
 --
 -- Sources
@@ -465,7 +465,7 @@ BEGIN
     PERFORM pg_notify('pg_fraud', 'source ' || source.name);
 END $$;
 COMMENT ON FUNCTION fraud.store_source(fraud.source_config) IS
-'Checks and stores a source, prepares its table and tells the bridge.';
+'Internal: checks and stores a source, prepares its table and tells the bridge.';
 
 -- A source's configuration, locked against other changes
 CREATE FUNCTION fraud.lock_source(name text) RETURNS fraud.source_config
@@ -483,7 +483,7 @@ BEGIN
     RETURN source;
 END $$;
 COMMENT ON FUNCTION fraud.lock_source(text) IS
-'Reads and locks the configuration of a source that must exist.';
+'Internal: reads and locks the configuration of a source that must exist.';
 
 CREATE FUNCTION fraud.add_source(
     name text, topic text, target regclass, mapping jsonb DEFAULT NULL,
@@ -634,7 +634,7 @@ SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('pg_fraud', 'source ' || unstop_source.name)
 $$;
 COMMENT ON FUNCTION fraud.unstop_source(text) IS
-'Clears what stopped a source and tells the bridge.';
+'Internal: clears what stopped a source and tells the bridge.';
 
 CREATE FUNCTION fraud.set_position(
     source text, partition int, "position" text, dry_run boolean DEFAULT true,
@@ -817,4 +817,4 @@ BEGIN
     DELETE FROM fraud.table_names n WHERE n.target::oid = forget_target.target;
 END $$;
 COMMENT ON FUNCTION fraud.forget_target(oid) IS
-'Drops the sources and sinks of a table that was dropped.';
+'Internal: drops the sources and sinks of a table that was dropped.';

@@ -34,19 +34,19 @@ SELECT pg_catalog.pg_extension_config_dump('fraud.watch_config', '');
 CREATE FUNCTION fraud.config_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fraud_config_changed';
 COMMENT ON FUNCTION fraud.config_changed() IS
-    'Trigger of the configuration tables: tells every session that rules have changed';
+    'Internal: trigger of the configuration tables: tells every session that rules have changed';
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON fraud.watch_config
     FOR EACH STATEMENT EXECUTE FUNCTION fraud.config_changed();
 
 CREATE FUNCTION fraud.mark() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fraud_mark';
-COMMENT ON FUNCTION fraud.mark() IS 'Trigger of watched tables: judges a row and sets its marks';
+COMMENT ON FUNCTION fraud.mark() IS 'Internal: trigger of watched tables: judges a row and sets its marks';
 CREATE FUNCTION fraud.move() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fraud_move';
-COMMENT ON FUNCTION fraud.move() IS 'Trigger of watched partitioned tables: recognises a row that moves to another partition';
+COMMENT ON FUNCTION fraud.move() IS 'Internal: trigger of watched partitioned tables: recognises a row that moves to another partition';
 CREATE FUNCTION fraud.ledger() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'fraud_ledger';
-COMMENT ON FUNCTION fraud.ledger() IS 'Trigger of watched tables: writes the alert of a fraud';
+COMMENT ON FUNCTION fraud.ledger() IS 'Internal: trigger of watched tables: writes the alert of a fraud';
 
 CREATE FUNCTION fraud.table_name(target regclass) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
@@ -56,7 +56,7 @@ CREATE FUNCTION fraud.table_name(target regclass) RETURNS text
      WHERE c.oid = target
     $$;
 COMMENT ON FUNCTION fraud.table_name(regclass) IS
-    'A table''s schema-qualified name, as history and ledger have it';
+    'Internal: a table''s schema-qualified name, as history and ledger have it';
 
 -- The marks: name, type, and the comment that tells them from a user's column
 CREATE FUNCTION fraud.mark_columns(OUT name name, OUT type regtype, OUT note text)
@@ -70,7 +70,7 @@ CREATE FUNCTION fraud.mark_columns(OUT name name, OUT type regtype, OUT note tex
            ('fraud_rules', 'text[]', 'Names of the live rules that fired (set by pg_fraud)'),
            ('fraud_alert_id', 'bigint', 'The row''s alert, see fraud.alerts (set by pg_fraud)')
     $$;
-COMMENT ON FUNCTION fraud.mark_columns() IS 'The columns that watch adds to a table';
+COMMENT ON FUNCTION fraud.mark_columns() IS 'Internal: the columns that watch adds to a table';
 
 -- Raises an error unless the table can be watched.
 CREATE FUNCTION fraud.check_target(target regclass) RETURNS void
@@ -108,7 +108,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_target(regclass) IS 'Refuses what cannot be watched';
+COMMENT ON FUNCTION fraud.check_target(regclass) IS 'Internal: refuses what cannot be watched';
 
 -- Raises an error unless the column exists and is of a fitting type.
 CREATE FUNCTION fraud.check_watch_column(target regclass, role text, col name, types regtype[]) RETURNS void
@@ -134,7 +134,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.check_watch_column(regclass, text, name, regtype[]) IS 'Checks a column named in watch';
+COMMENT ON FUNCTION fraud.check_watch_column(regclass, text, name, regtype[]) IS 'Internal: checks a column named in watch';
 
 -- The statements that turn a table into a watched one; none if it is.  Marks
 -- that are there are taken if they are all there, as in a partition that was
@@ -199,7 +199,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION fraud.watch_statements(regclass) IS 'What watch has yet to do to a table';
+COMMENT ON FUNCTION fraud.watch_statements(regclass) IS 'Internal: what watch has yet to do to a table';
 
 -- What watch would do and whom it concerns, line by line.
 CREATE FUNCTION fraud.watch_plan(target regclass) RETURNS SETOF text
@@ -232,7 +232,7 @@ BEGIN
          GROUP BY p.pubname;
 END
 $$;
-COMMENT ON FUNCTION fraud.watch_plan(regclass) IS 'What watch would do to a table: statements, locks, views, publications';
+COMMENT ON FUNCTION fraud.watch_plan(regclass) IS 'Internal: what watch would do to a table: statements, locks, views, publications';
 
 -- The statements that take the triggers away.
 CREATE FUNCTION fraud.unwatch_statements(target regclass) RETURNS SETOF text
@@ -245,7 +245,7 @@ CREATE FUNCTION fraud.unwatch_statements(target regclass) RETURNS SETOF text
        AND t.tgname IN ('~~fraud_mark', '~~fraud_move', '~~fraud_ledger', '~~fraud_ledger_update')
      ORDER BY t.tgname
     $$;
-COMMENT ON FUNCTION fraud.unwatch_statements(regclass) IS 'What unwatch has to do to a table';
+COMMENT ON FUNCTION fraud.unwatch_statements(regclass) IS 'Internal: what unwatch has to do to a table';
 
 -- Runs DDL on a table of another role as the extension's owner: the name is
 -- locked first and looked at again, so that it cannot become another table.
@@ -274,7 +274,7 @@ BEGIN
     PERFORM set_config('lock_timeout', old_timeout, true);
 END
 $$;
-COMMENT ON FUNCTION fraud.run_on_table(regclass, text[]) IS 'Runs DDL on a locked table';
+COMMENT ON FUNCTION fraud.run_on_table(regclass, text[]) IS 'Internal: runs DDL on a locked table';
 
 CREATE FUNCTION fraud.watch(
     target     regclass,
@@ -390,7 +390,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION fraud.require_watched(regclass) IS 'Raises an error unless the table is watched';
+COMMENT ON FUNCTION fraud.require_watched(regclass) IS 'Internal: raises an error unless the table is watched';
 
 CREATE FUNCTION fraud.set_paused(target regclass, paused boolean) RETURNS void
     LANGUAGE plpgsql VOLATILE
@@ -403,7 +403,7 @@ BEGIN
     PERFORM pg_notify('pg_fraud', 'rule ' || fraud.table_name(target));
 END
 $$;
-COMMENT ON FUNCTION fraud.set_paused(regclass, boolean) IS 'Common part of pause and resume';
+COMMENT ON FUNCTION fraud.set_paused(regclass, boolean) IS 'Internal: common part of pause and resume';
 
 CREATE FUNCTION fraud.pause(target regclass) RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER
@@ -438,14 +438,14 @@ CREATE FUNCTION fraud.load_rows(target regclass, columns text[], rows bytea) RET
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_rows';
 COMMENT ON FUNCTION fraud.load_rows(regclass, text[], bytea) IS
-    'For the bridge: stores rows, given as COPY''s text in the client''s encoding, as COPY would, but in groups; returns how many';
+    'Internal: for the bridge; stores rows, given as COPY''s text in the client''s encoding, as COPY would, but in groups; returns how many';
 CREATE FUNCTION fraud.load_packed(target regclass, columns text[], kinds text, rows bytea) RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_packed';
 COMMENT ON FUNCTION fraud.load_packed(regclass, text[], text, bytea) IS
-    'For the bridge: the same of rows in a form of its own, kinds says how each column has come';
+    'Internal: for the bridge; the same of rows in a form of its own, kinds says how each column has come';
 CREATE FUNCTION fraud.load_obstacle(target regclass) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_obstacle';
 COMMENT ON FUNCTION fraud.load_obstacle(regclass) IS
-    'For the bridge: why fraud.load_rows would refuse a table; NULL if it would not';
+    'Internal: for the bridge; why fraud.load_rows would refuse a table; NULL if it would not';
