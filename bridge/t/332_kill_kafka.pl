@@ -24,7 +24,6 @@ SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'large', 'amount > 500');
 SELECT fraud.add_sink('alerts', 'kafka', '{"topic": "$topic", "key": "transaction ->> ''id''"}');
 END
-my $session = $server->session;
 my $start = sub {
 	return PgFraud::Bridge->start($server, $kafka,
 		options => ['--only=forward'], env => $_[0]);
@@ -32,7 +31,7 @@ my $start = sub {
 PgFraud::Fault::kill_at(
 	kills => $kills,
 	work => sub {
-		$session->query_safe('INSERT INTO payments SELECT g, 1000 '
+		$server->sql('INSERT INTO payments SELECT g, 1000 '
 			  . 'FROM generate_series(1, 20) AS g');
 	},
 	start => $start,

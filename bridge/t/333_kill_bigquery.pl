@@ -20,7 +20,6 @@ CREATE TABLE payments (id bigint, amount numeric(12,2));
 SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'large', 'amount > 500');
 END
-my $session = $server->session;
 my $start = sub {
 	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
 		options => ['--only=forward'], env => { %{ $_[0] }, %{ $fake->env } });
@@ -36,7 +35,7 @@ sub killed
 	PgFraud::Fault::kill_at(
 		kills => $kills,
 		work => sub {
-			$session->query_safe('INSERT INTO payments SELECT g, 1000 '
+			$server->sql('INSERT INTO payments SELECT g, 1000 '
 				  . 'FROM generate_series(1, 20) AS g');
 		},
 		start => $start,

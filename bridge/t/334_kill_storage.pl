@@ -26,7 +26,6 @@ SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'told_by_row', 'amount > 500');
 SELECT fraud.add_sink('storage', 'bigquery', '{"table": "my-project.fraud.storage", "mode": "storage_write"}', target => 'payments');
 END
-my $session = $server->session;
 my $start = sub {
 	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
 		options => ['--only=forward'], env => { %{ $_[0] }, %{ $bigquery->env } });
@@ -35,13 +34,13 @@ my $start = sub {
 # table's name has a byte with its length before it, which is "1".
 PgFraud::Fault::kill_at(
 	kills => 3,
-	work => sub { $session->query_safe('INSERT INTO payments VALUES (0, 1000)') },
+	work => sub { $server->sql('INSERT INTO payments VALUES (0, 1000)') },
 	start => $start,
 	steps => [ [ 'stream made', 'h2:1projects/my-project/datasets/fraud/tables/storage' ] ]);
 PgFraud::Fault::kill_at(
 	kills => $kills - 3,
 	work => sub {
-		$session->query_safe('INSERT INTO payments SELECT g, 1000 '
+		$server->sql('INSERT INTO payments SELECT g, 1000 '
 			  . 'FROM generate_series(1, 20) AS g');
 	},
 	start => $start,

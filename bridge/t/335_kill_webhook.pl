@@ -43,7 +43,6 @@ SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'large', 'amount > 500');
 SELECT fraud.add_sink('hook', 'webhook', '{"url": "http://127.0.0.1:$port/hook", "secret": "hook", "concurrency": 3}');
 END
-my $session = $server->session;
 my $start = sub {
 	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
 		options => [ '--only=forward', "--secrets-dir=$secrets",
@@ -52,7 +51,7 @@ my $start = sub {
 PgFraud::Fault::kill_at(
 	kills => $kills,
 	work => sub {
-		$session->query_safe('INSERT INTO payments SELECT g, 1000 '
+		$server->sql('INSERT INTO payments SELECT g, 1000 '
 			  . 'FROM generate_series(1, 10) AS g');
 	},
 	start => $start,
