@@ -21,6 +21,8 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
+#include "common/cryptohash.h"
+#include "common/sha2.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -68,6 +70,9 @@ static struct
 	int32		   partition;
 	StringInfoData key; /* what an event id is made of, before the offset */
 } provenance;
+
+/* For event ids; the resource owner's, while rows are being written */
+static pg_cryptohash_ctx *hash = NULL;
 
 /* Alerts of such rows in this transaction */
 static int64  batch_alerts = 0;
@@ -356,15 +361,19 @@ event_id_of_record(pg_uuid_t *uuid, int64 offset)
 {
 	StringInfo key = &provenance.key;
 	int		   prefix = key->len;
-	bytea	  *hash;
+	uint8	   digest[PG_SHA256_DIGEST_LENGTH];
 
 	enlargeStringInfo(key, MAXINT8LEN + 1);
 	key->len += pg_lltoa(offset, key->data + prefix);
-	SET_VARSIZE(key->data, key->len);
-	hash = DatumGetByteaPP(
-		DirectFunctionCall1(sha256_bytea, PointerGetDatum(key->data)));
+	if (hash == NULL)
+		hash = pg_cryptohash_create(PG_SHA256);
+	if (pg_cryptohash_init(hash) < 0 ||
+		pg_cryptohash_update(hash, (uint8 *) key->data, key->len) < 0 ||
+		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not compute a SHA-256 hash")));
 	key->len = prefix;
-	memcpy(uuid->data, VARDATA_ANY(hash), UUID_LEN);
+	memcpy(uuid->data, digest, UUID_LEN);
 	uuid->data[6] = (uuid->data[6] & 0x0f) | 0x80;
 	uuid->data[8] = (uuid->data[8] & 0x3f) | 0x80;
 }
@@ -489,6 +498,7 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 		if (old == NULL)
 		{
 			old = alerts_begin();
+			hash = NULL;
 			now = GetCurrentTimestamp();
 		}
 		alert_fill(rs, slots[i], id, epoch, now);
@@ -496,6 +506,8 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 	if (old == NULL)
 		return;
 	alerts_store();
+	if (hash != NULL)
+		pg_cryptohash_free(hash);
 	MemoryContextSwitchTo(old);
 }
 
@@ -597,7 +609,6 @@ fraud_begin_batch(PG_FUNCTION_ARGS)
 	provenance.topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
 	provenance.partition = PG_GETARG_INT32(2);
 	initStringInfo(&provenance.key);
-	appendStringInfoSpaces(&provenance.key, VARHDRSZ);
 	appendStringInfo(&provenance.key, "pg_fraud%c%s%c%s%c%d%c", 0,
 					 text_to_cstring(PG_GETARG_TEXT_PP(3)), 0,
 					 text_to_cstring(PG_GETARG_TEXT_PP(1)), 0,
