@@ -4,7 +4,7 @@
  * A condition, or a version of a rule, over stored rows: fraud.backtest().
  *
  * The condition is compiled as it would be for a row that arrives, and the
- * expression is put into an ordinary query with an aggregate of our own, so
+ * expression is put into an ordinary query with an aggregate of our own (tally.c), so
  * that the planner brings privileges, row-level security, partitions,
  * indexes and parallel workers with it.  now() is the row's event time.
  *
@@ -14,14 +14,12 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/parallel.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "funcapi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -37,37 +35,12 @@
 #include "utils/resowner.h"
 
 #include "pg_fraud.h"
+#include "tally.h"
 
 PG_FUNCTION_INFO_V1(fraud_backtest);
-PG_FUNCTION_INFO_V1(fraud_tally_add);
-PG_FUNCTION_INFO_V1(fraud_tally_combine);
-PG_FUNCTION_INFO_V1(fraud_tally_serialize);
-PG_FUNCTION_INFO_V1(fraud_tally_deserialize);
-PG_FUNCTION_INFO_V1(fraud_tally_result);
 
 /* How many rows are fetched at once when they are judged one by one */
 #define FETCH_ROWS 1000
-
-/* Progress is told every so many rows, if so much time has gone by */
-#define PROGRESS_ROWS 100000
-#define PROGRESS_MS 5000
-
-/* What fraud.tally gives: six counts and the amount */
-#define TALLY_VALUES 7
-
-/* What is counted */
-typedef struct Tally
-{
-	int64		rows;
-	int64		hits;
-	int64		marked; /* hits that are marked already */
-	int64		failed;
-	int64		confirmed; /* hits that people confirmed, or dismissed */
-	int64		dismissed;
-	int64		confirmed_all; /* confirmed, hit or not */
-	Numeric		amount;		   /* of the hits; NULL if there is none */
-	TimestampTz told;		   /* when progress was told last */
-} Tally;
 
 /* A backtest, and where its table has what it needs */
 typedef struct Backtest
@@ -78,199 +51,13 @@ typedef struct Backtest
 	char	*text;	 /* the condition's */
 	Numeric	 score;	 /* what it adds, if there is a rule */
 	char	*alias;	 /* of the row in the query */
+	char	*source; /* what follows FROM */
 	char	*amount; /* expressions over the row */
 	char	*marked;
 	char	*confirmed;
 	char	*bounds;
 	Node	*condition; /* for $1 */
 } Backtest;
-
-/* ---- the aggregate ---- */
-
-/*
- * Say how far it has come, in a run that takes its time.
- */
-static void
-tell_progress(Tally *tally)
-{
-	TimestampTz now;
-
-	if (tally->rows % PROGRESS_ROWS != 0)
-		return;
-	now = GetCurrentTimestamp();
-	if (tally->told == 0)
-		tally->told = now;
-	if (!TimestampDifferenceExceeds(tally->told, now, PROGRESS_MS))
-		return;
-	tally->told = now;
-	ereport(
-		NOTICE,
-		(errmsg("backtest: " INT64_FORMAT " rows seen, " INT64_FORMAT " hits",
-				tally->rows, tally->hits),
-		 IsParallelWorker() ? errdetail("By one of several workers.") : 0));
-}
-
-/*
- * Add an amount to the hits', in the memory context of the tally
- */
-static void
-tally_amount(Tally *tally, Numeric amount, MemoryContext context)
-{
-	MemoryContext old = MemoryContextSwitchTo(context);
-	Numeric		  sum;
-
-	if (tally->amount == NULL)
-		sum = DatumGetNumericCopy(NumericGetDatum(amount));
-	else
-	{
-		sum = DatumGetNumeric(
-			DirectFunctionCall2(numeric_add, NumericGetDatum(tally->amount),
-								NumericGetDatum(amount)));
-		pfree(tally->amount);
-	}
-	tally->amount = sum;
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * Count what people decided about a row
- */
-static void
-tally_review(Tally *tally, bool hit, bool confirmed)
-{
-	tally->confirmed_all += confirmed;
-	if (!hit)
-		return;
-	tally->confirmed += confirmed;
-	tally->dismissed += !confirmed;
-}
-
-/*
- * The aggregate's state, made if there is none yet
- */
-static Tally *
-tally_state(FunctionCallInfo fcinfo, MemoryContext *context)
-{
-	if (!AggCheckCallContext(fcinfo, context))
-		elog(ERROR, "called outside an aggregate");
-	return PG_ARGISNULL(0) ? MemoryContextAllocZero(*context, sizeof(Tally))
-						   : (Tally *) PG_GETARG_POINTER(0);
-}
-
-/*
- * tally_add(state, hit, amount, marked, confirmed): one more row
- */
-Datum
-fraud_tally_add(PG_FUNCTION_ARGS)
-{
-	MemoryContext context;
-	Tally		 *tally = tally_state(fcinfo, &context);
-
-	tally->rows++;
-	if (!PG_ARGISNULL(4))
-		tally_review(tally, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1),
-					 PG_GETARG_BOOL(4));
-	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1))
-	{
-		tally->hits++;
-		if (!PG_ARGISNULL(2))
-			tally_amount(tally, PG_GETARG_NUMERIC(2), context);
-		if (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3))
-			tally->marked++;
-	}
-	tell_progress(tally);
-	PG_RETURN_POINTER(tally);
-}
-
-/*
- * tally_combine(state, state): what two workers counted
- */
-Datum
-fraud_tally_combine(PG_FUNCTION_ARGS)
-{
-	MemoryContext context;
-	Tally		 *tally = tally_state(fcinfo, &context);
-
-	if (!PG_ARGISNULL(1))
-	{
-		Tally *other = (Tally *) PG_GETARG_POINTER(1);
-
-		tally->rows += other->rows;
-		tally->hits += other->hits;
-		tally->marked += other->marked;
-		tally->confirmed += other->confirmed;
-		tally->dismissed += other->dismissed;
-		tally->confirmed_all += other->confirmed_all;
-		if (other->amount != NULL)
-			tally_amount(tally, other->amount, context);
-	}
-	PG_RETURN_POINTER(tally);
-}
-
-/*
- * tally_serialize(state): a worker's state on its way to the leader
- */
-Datum
-fraud_tally_serialize(PG_FUNCTION_ARGS)
-{
-	Tally *tally = (Tally *) PG_GETARG_POINTER(0);
-	int	   size = tally->amount ? VARSIZE(tally->amount) : 0;
-	bytea *out = palloc(VARHDRSZ + sizeof(Tally) + size);
-
-	SET_VARSIZE(out, VARHDRSZ + sizeof(Tally) + size);
-	memcpy(VARDATA(out), tally, sizeof(Tally));
-	if (size > 0)
-		memcpy(VARDATA(out) + sizeof(Tally), tally->amount, size);
-	PG_RETURN_BYTEA_P(out);
-}
-
-/*
- * tally_deserialize(bytea): the state on arrival.  Only the executor can
- * call it, because of its second argument, so that the bytes are ours.
- */
-Datum
-fraud_tally_deserialize(PG_FUNCTION_ARGS)
-{
-	bytea *in = PG_GETARG_BYTEA_P(0);
-	Tally *tally = palloc(sizeof(Tally));
-	int	   size = VARSIZE(in) - VARHDRSZ - (int) sizeof(Tally);
-
-	if (!AggCheckCallContext(fcinfo, NULL))
-		elog(ERROR, "called outside an aggregate");
-	memcpy(tally, VARDATA(in), sizeof(Tally));
-	tally->amount = NULL;
-	if (size > 0)
-	{
-		tally->amount = palloc(size);
-		memcpy(tally->amount, VARDATA(in) + sizeof(Tally), size);
-	}
-	PG_RETURN_POINTER(tally);
-}
-
-/*
- * tally_result(state): all counts and the amount as numeric[]
- */
-Datum
-fraud_tally_result(PG_FUNCTION_ARGS)
-{
-	Tally  none = {0};
-	Tally *tally = PG_ARGISNULL(0) ? &none : (Tally *) PG_GETARG_POINTER(0);
-	Datum  values[TALLY_VALUES];
-	bool   nulls[TALLY_VALUES] = {false};
-	int	   dims[1] = {TALLY_VALUES};
-	int	   bounds[1] = {1};
-
-	values[0] = NumericGetDatum(int64_to_numeric(tally->rows));
-	values[1] = NumericGetDatum(int64_to_numeric(tally->hits));
-	values[2] = NumericGetDatum(int64_to_numeric(tally->marked));
-	values[3] = NumericGetDatum(int64_to_numeric(tally->confirmed));
-	values[4] = NumericGetDatum(int64_to_numeric(tally->dismissed));
-	values[5] = NumericGetDatum(int64_to_numeric(tally->confirmed_all));
-	values[6] = NumericGetDatum(tally->amount);
-	nulls[6] = tally->amount == NULL;
-	PG_RETURN_ARRAYTYPE_P(construct_md_array(
-		values, nulls, 1, dims, bounds, NUMERICOID, -1, false, TYPALIGN_INT));
-}
 
 /* ---- the query ---- */
 
@@ -470,20 +257,28 @@ has_reviews(void)
 }
 
 /*
- * What people decided about the row's alert as an expression: true if they
- * confirmed it, false if they dismissed it.  For those who may read that.
+ * Where the rows come from, the target being the first of the query's tables:
+ * joined with what people decided about their alerts, for those who may read
+ * that.  A join, since parallel workers take none but plain subqueries.
  */
 static char *
-review_of_row(RuleSet *rs)
+source_of_rows(Backtest *test)
 {
-	char *alert;
+	char *rows =
+		psprintf("%s AS %s",
+				 quote_qualified_identifier(
+					 get_namespace_name(RelationGetNamespace(test->rel)),
+					 RelationGetRelationName(test->rel)),
+				 test->alias);
 
-	if (!ruleset_has_marks(rs) || !has_reviews())
-		return "NULL::pg_catalog.bool";
-	alert = column_of_row(rs, rs->fraud_alert_id);
+	test->confirmed = "NULL::pg_catalog.bool";
+	if (!ruleset_has_marks(test->rs) || !has_reviews())
+		return rows;
+	test->confirmed = psprintf("%s_review.confirmed", test->alias);
 	return psprintf(
-		"CASE WHEN %s IS NOT NULL THEN (SELECT CASE r.status WHEN 'confirmed' THEN true WHEN 'dismissed' THEN false END FROM fraud.reviews AS r WHERE r.alert_id = %s ORDER BY r.id DESC LIMIT 1) END",
-		alert, alert);
+		"%s LEFT JOIN (SELECT DISTINCT ON (r.alert_id) r.alert_id, CASE r.status WHEN 'confirmed' THEN true WHEN 'dismissed' THEN false END AS confirmed FROM fraud.reviews AS r ORDER BY r.alert_id, r.id DESC) AS %s_review ON %s_review.alert_id = %s",
+		rows, test->alias, test->alias,
+		column_of_row(test->rs, test->rs->fraud_alert_id));
 }
 
 /*
@@ -508,13 +303,9 @@ run_query(Backtest *test, Tally *tally)
 	bool			 *nulls;
 	int				  n;
 	bool			  isnull;
-	char			 *sql =
-		psprintf("SELECT fraud.tally($1, %s, %s, %s) FROM %s AS %s WHERE %s",
-				 test->amount, test->marked, test->confirmed,
-				 quote_qualified_identifier(
-					 get_namespace_name(RelationGetNamespace(test->rel)),
-					 RelationGetRelationName(test->rel)),
-				 test->alias, test->bounds);
+	char *sql = psprintf("SELECT fraud.tally($1, %s, %s, %s) FROM %s WHERE %s",
+						 test->amount, test->marked, test->confirmed,
+						 test->source, test->bounds);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
@@ -621,7 +412,7 @@ judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
 			tally->marked++;
 	}
 	ExecClearTuple(slot);
-	tell_progress(tally);
+	tally_progress(tally);
 }
 
 /*
@@ -631,13 +422,9 @@ judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
 static void
 run_rows(Backtest *test, Tally *tally)
 {
-	char *sql =
-		psprintf("SELECT %s, %s, %s, %s FROM %s AS %s WHERE %s", test->alias,
-				 test->amount, test->marked, test->confirmed,
-				 quote_qualified_identifier(
-					 get_namespace_name(RelationGetNamespace(test->rel)),
-					 RelationGetRelationName(test->rel)),
-				 test->alias, test->bounds);
+	char *sql = psprintf("SELECT %s, %s, %s, %s FROM %s WHERE %s", test->alias,
+						 test->amount, test->marked, test->confirmed,
+						 test->source, test->bounds);
 	TupleTableSlot *slot =
 		MakeSingleTupleTableSlot(test->rs->desc, &TTSOpsHeapTuple);
 	MemoryContext row_context;
@@ -678,54 +465,6 @@ run_rows(Backtest *test, Tally *tally)
 }
 
 /* ---- the function ---- */
-
-/*
- * The share of a part in a whole, to six digits; NULL of nothing
- */
-static Datum
-share(int64 part, int64 whole, bool *isnull)
-{
-	*isnull = whole == 0;
-	if (*isnull)
-		return (Datum) 0;
-	return DirectFunctionCall2(
-		numeric_round,
-		DirectFunctionCall2(numeric_div,
-							NumericGetDatum(int64_to_numeric(part)),
-							NumericGetDatum(int64_to_numeric(whole))),
-		Int32GetDatum(6));
-}
-
-/*
- * The row that fraud.backtest() returns
- */
-static Datum
-result_row(FunctionCallInfo fcinfo, const Tally *tally, bool has_marks,
-		   int64 cleared)
-{
-	TupleDesc desc;
-	Datum	  values[10];
-	bool	  nulls[10] = {false};
-
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	values[0] = Int64GetDatum(tally->rows);
-	values[1] = Int64GetDatum(tally->hits);
-	values[2] = share(tally->hits, tally->rows, &nulls[2]);
-	nulls[3] = tally->amount == NULL;
-	values[3] = NumericGetDatum(tally->amount);
-	nulls[4] = nulls[5] = !has_marks;
-	values[4] = Int64GetDatum(tally->marked);
-	values[5] = Int64GetDatum(tally->hits - tally->marked);
-	values[6] = Int64GetDatum(tally->failed);
-	values[7] =
-		share(tally->confirmed, tally->confirmed + tally->dismissed, &nulls[7]);
-	values[8] = share(tally->confirmed, tally->confirmed_all, &nulls[8]);
-	values[9] = Int64GetDatum(cleared);
-	nulls[9] = cleared < 0;
-	return HeapTupleGetDatum(
-		heap_form_tuple(BlessTupleDesc(desc), values, nulls));
-}
 
 /*
  * What is to be tried of a rule, which only the extension's owner may read
@@ -839,7 +578,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	test.marked = ruleset_has_marks(test.rs)
 					  ? column_of_row(test.rs, test.rs->is_fraud)
 					  : "NULL::pg_catalog.bool";
-	test.confirmed = review_of_row(test.rs);
+	test.source = source_of_rows(&test);
 	test.bounds = bounds_of_rows(fcinfo, test.rs);
 	if (!try_query(&test, tally))
 	{
@@ -850,5 +589,5 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	AtEOXact_GUC(true, level);
 	table_close(test.rel, AccessShareLock);
 	PG_RETURN_DATUM(
-		result_row(fcinfo, tally, ruleset_has_marks(test.rs), cleared));
+		tally_row(fcinfo, tally, ruleset_has_marks(test.rs), cleared));
 }

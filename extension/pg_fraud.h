@@ -29,6 +29,7 @@
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
+ *	tally.c		what it counts
  *	compare.c	a rule and its challenger over stored rows
  *	table.c		the extension's own tables
  */
