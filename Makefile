@@ -16,7 +16,8 @@ demo:
 		bridge/demo/run
 test:
 	@bridge/parts/private -w -p kafka -p postgrest -p bigquery \
-		-p postgres -p browser -p webhooks bridge/t/run $(T)
+		-p postgres -p browser -p webhooks -p clients -p debezium \
+		bridge/t/run $(T)
 bench:
 	@bridge/parts/private -p kafka -p postgrest -p clients -p debezium \
 		-p flamegraph -o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)

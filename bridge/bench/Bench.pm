@@ -54,7 +54,7 @@ sub setting
 	my $value = $ENV{"BENCH_\U$name"};
 
 	$value = $default{$name}[0] if !defined $value || $value eq '';
-	die "BENCH_\U$name is no number: $value\n"
+	die "BENCH_\U$name\E is no number: $value\n"
 	  if $value !~ /^\d+(?: \d+)*$/
 	  || ($value =~ / / && $default{$name}[0] !~ / /);
 	return $value;
@@ -247,19 +247,28 @@ sub open_run
 	$bin = capture($ENV{PG_CONFIG} // 'pg_config', '--bindir');
 }
 
-# What a part has started and left
-sub end_leftovers { end_process($_) foreach grep { $_ ne 'kafka' } keys %process; }
+# What a part has started and left, also when it failed, is no other's burden
+my %made;
+
+sub clean_up
+{
+	end_process($_) foreach grep { $_ ne 'kafka' } keys %process;
+	return if !$made{server};
+	server_start() if !-f "$run/data/postmaster.pid";
+	sql('SELECT fraud.drop_source(name) FROM fraud.source_config',
+		'SELECT fraud.drop_sink(name) FROM fraud.sink_config',
+		'TRUNCATE fraud.alerts');
+}
 
 sub close_run
 {
-	end_leftovers();
+	end_process($_) foreach grep { $_ ne 'kafka' } keys %process;
 	system("$bin/pg_ctl", '-D', "$run/data", '-m', 'immediate', '-s', 'stop')
 	  if $run && -f "$run/data/postmaster.pid";
 	end_process('kafka');
 }
 
 # What a part needs, made once
-my %made;
 my %make = (
 	kafka => \&start_kafka,
 	server => \&start_server,
@@ -281,7 +290,9 @@ sub start_kafka
 
 	print "  servers      Kafka\n";
 	$kafka = "127.0.0.1:$ports[0]";
-	background('kafka', "$parts/kafka", "$run/kafka", @ports);
+	# members of a group that come one by one would have it shared out again
+	background('kafka', "$parts/kafka", "$run/kafka", @ports,
+		'group.initial.rebalance.delay.ms=1000');
 }
 
 sub kafka_address { return $kafka; }
@@ -562,7 +573,8 @@ sub read_log
 		$commit = $1 if $line =~ /, ([\d.]+) us committing/;
 	}
 	return (0, 0) unless defined $first && defined $last;
-	return (($last - $first) + ($last < $first ? 86400 : 0), $commit // 0);
+	my $took = $last - $first + ($last < $first ? 86400 : 0);
+	return ($took > 0.001 ? $took : 0.001, $commit // 0);
 }
 
 # ---- sessions ----
