@@ -122,6 +122,9 @@ typedef struct Partition
 	bool		  verify;		  /* the last record is still to be compared */
 	bool		  dropped;		  /* fenced off: to be given up */
 	char		  requested[128]; /* position asked for, "" = none */
+	int64_t		  newest_time;	  /* of the last record, -1: not known */
+	int64_t		  seen_time;	  /* of a record before, -1: none */
+	int64_t		  seen_at;		  /* the log's first record since then */
 
 	rd_kafka_message_t **messages;
 	size_t				 nmessages;
@@ -276,6 +279,7 @@ struct Lane
 	int64_t balance_at; /* when these are due */
 	int64_t evict_at;
 	int64_t metadata_at;
+	int64_t compare_at;
 	int64_t end_at;
 	int		notices; /* of the source's, those that it has looked into */
 	int64_t hint_at;
@@ -317,6 +321,7 @@ extern TakeResult position_find(Lane *lane, Partition *part, PgError *err);
 extern void		  position_lost(Lane *lane, int32_t partition);
 extern void		  position_hint(const Lane *lane, int32_t partition,
 								const char *position, char *hint, size_t size);
+extern void		  position_compare(Lane *lane);
 extern bool		  position_ends(Lane *lane, int npartitions);
 
 /* ---- batch.c: records of a lane's partitions ---- */

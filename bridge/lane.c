@@ -382,6 +382,8 @@ lane_round(Lane *lane)
 		lane->retry = false;
 	if (!lane->retry)
 		batch_collect(lane, WAIT_MS);
+	if (!lane->retry)
+		position_compare(lane);
 	if (!source_halted(lane->source) && batch_ready(lane))
 		store(lane);
 	commit_hints(lane, false);

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #define KAFKA_TIMEOUT_MS 5000
+#define COMPARE_MS 5000
+#define COMPARE_TIMEOUT_MS 500
 
 /* The row of fraud.offsets */
 typedef struct StoredPosition
@@ -339,6 +341,8 @@ check_stored(Lane *lane, Partition *part, const StoredPosition *stored,
 	part->next = stored->next;
 	string_copy(part->requested, stored->requested, sizeof(part->requested));
 	part->has_last = stored->has_last;
+	part->newest_time = stored->has_last ? stored->last_timestamp : -1;
+	part->seen_time = -1;
 	part->last_offset = stored->last_offset;
 	part->last_timestamp = stored->last_timestamp;
 	if (stored->requested[0] != '\0' || stored->next < 0)
@@ -404,6 +408,91 @@ position_find(Lane *lane, Partition *part, PgError *err)
 			return TAKE_LATER;
 	}
 	return check_stored(lane, part, &stored, err);
+}
+
+/* Have brokers say where the log's first record since these times is */
+static rd_kafka_topic_partition_list_t *
+first_since(Lane *lane, bool before)
+{
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(lane->nparts);
+
+	for (int i = 0; i < lane->nparts; i++)
+	{
+		const Partition *part = &lane->parts[i];
+		int64_t			 time = before ? part->seen_time : part->newest_time;
+
+		if (!part->dropped && !part->verify && time >= 0)
+			rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+											  part->id)
+				->offset = time;
+	}
+	if (list->cnt > 0 &&
+		rd_kafka_offsets_for_times(lane->kafka, list, COMPARE_TIMEOUT_MS) ==
+			RD_KAFKA_RESP_ERR_NO_ERROR)
+		return list;
+	rd_kafka_topic_partition_list_destroy(list);
+	return NULL;
+}
+
+/* The log has a record where it had none: it is another one.  Stop */
+static void
+halt_other_log(Lane *lane, const Partition *part, int64_t at)
+{
+	char hint[512];
+
+	position_hint(lane, part->id, "earliest", hint, sizeof(hint));
+	source_halt(lane->source, hint,
+				"partition %d of topic \"%s\" has records at offset %lld "
+				"where it had older ones: the topic was recreated in the last "
+				"%d s, and what was stored meanwhile, up to offset %lld, may "
+				"be of either",
+				part->id, lane->source->config.topic, (long long) at,
+				2 * COMPARE_MS / 1000, (long long) part->next);
+}
+
+/*
+ * Is the log still the one that it was?  A topic that is deleted and made
+ * anew, and has grown past the position before anybody looks, gives no error:
+ * librdkafka does not tell a topic's id.  But the first record since some
+ * time stays the first in a log that only grows; it can only give way to a
+ * later one, when it is removed.  So it is asked for now and then, and when it
+ * lies before where it was, this is another log.  That cannot be told of a
+ * log whose first record is no older than the last one.
+ */
+void
+position_compare(Lane *lane)
+{
+	rd_kafka_topic_partition_list_t *list;
+
+	if (now_ms() < lane->compare_at || lane->nparts == 0)
+		return;
+	lane->compare_at = now_ms() + COMPARE_MS;
+	list = first_since(lane, true);
+	for (int i = 0; list != NULL && i < list->cnt; i++)
+	{
+		const rd_kafka_topic_partition_t *answer = &list->elems[i];
+		Partition *part = batch_partition(lane, answer->partition);
+
+		if (answer->err == RD_KAFKA_RESP_ERR_NO_ERROR && answer->offset >= 0 &&
+			answer->offset < part->seen_at)
+			halt_other_log(lane, part, answer->offset);
+	}
+	if (list != NULL)
+		rd_kafka_topic_partition_list_destroy(list);
+	list = first_since(lane, false);
+	for (int i = 0; list != NULL && i < list->cnt; i++)
+	{
+		const rd_kafka_topic_partition_t *answer = &list->elems[i];
+		Partition *part = batch_partition(lane, answer->partition);
+
+		if (answer->err != RD_KAFKA_RESP_ERR_NO_ERROR || answer->offset < 0)
+			continue;
+		part->seen_time = part->newest_time;
+		part->seen_at = answer->offset;
+	}
+	if (list != NULL)
+		rd_kafka_topic_partition_list_destroy(list);
 }
 
 /* --exit-at-end: note where the partitions end now */

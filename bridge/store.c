@@ -28,7 +28,7 @@ record_at(void *arg, size_t index, bool headers, Record *record)
 
 /* What will be the last record stored, for the next owner to compare */
 static void
-append_last(const Partition *part, Buffer *sql)
+append_last(Partition *part, Buffer *sql)
 {
 	const rd_kafka_message_t *last;
 	unsigned char			  hash[RECORD_HASH_SIZE];
@@ -39,6 +39,7 @@ append_last(const Partition *part, Buffer *sql)
 	last = part->messages[part->nmessages - 1];
 	record_from_message(last, false, &record);
 	batch_hash(last, hash);
+	part->newest_time = record.timestamp;
 	buf_printf(sql,
 			   ", last_offset = %lld, last_timestamp = %lld, "
 			   "last_hash = '\\x",

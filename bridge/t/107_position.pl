@@ -124,6 +124,30 @@ for my $case ([ 'shorter', 3, qr/ends at offset 3, before the position 8/ ],
 		"$name: with the new records");
 }
 
+# The same while it runs, and at once: no error tells of it
+my $anew = $kafka->topic('anew');
+sub timed { my ($time, @ids) = @_; return map { { timestamp => $time + $_, value => (values_of($_))[0] } } @ids; }
+source('anew', $anew);
+$kafka->produce($anew, timed(1600000000000, 9000 .. 9007));
+$bridge = PgFraud::Bridge->start($server, $kafka, @options, options => ['--only=ingest']);
+ok($bridge->wait_caught_up('anew', 20), 'anew: it is read');
+sleep 11;    # it has looked, and so it knows the log
+$kafka->produce($anew, timed(1600000000000, 9008));
+ok($bridge->wait_caught_up('anew', 20), 'anew: and read on');
+sleep 6;
+$server->sql_is("SELECT state FROM fraud.sources WHERE name = 'anew'", 'running', 'anew: the log is known again');
+$kafka->delete_topic($anew);
+$kafka->topic($anew, exact => 1);
+$kafka->produce($anew, timed(1600000100000, 9500 .. 9519));
+ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'anew'", 'stopped', 20),
+	'anew: a topic recreated while it is read stops the source') or diag $bridge->log_text;
+like($bridge->log_text, qr/source "anew" has stopped: .*the topic was recreated/, 'anew: the reason');
+go_on('anew', qr/set_position\('anew', 0, 'earliest'/);
+ok($server->wait_sql('SELECT count(DISTINCT id) FROM payments WHERE id BETWEEN 9500 AND 9599', 20, 20),
+	'anew: it goes on');
+$bridge->stop;
+$server->sql("SELECT fraud.drop_source('anew')");
+
 # A compacted or truncated record that cannot be compared is no reason to stop
 my $gone = $kafka->topic('gone');
 source('gone', $gone);
