@@ -11,9 +11,9 @@
 #include <string.h>
 
 #define MEMORY_QUEUES (8 * 1024 * 1024)	 /* fetched, not yet taken */
-#define MEMORY_BATCHES (6 * 1024 * 1024) /* in a batch */
-#define QUEUED_RECORDS 16384
-#define BATCH_RECORDS 12288
+#define MEMORY_BATCHES (8 * 1024 * 1024) /* in a batch */
+#define QUEUED_RECORDS 24576
+#define BATCH_RECORDS 24576
 
 /* The larger of two sizes */
 static size_t
@@ -30,8 +30,8 @@ consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows)
 	*batch_rows = size_max(BATCH_RECORDS / (size_t) lanes, 500);
 	if (*batch_bytes > 4 * 1024 * 1024)
 		*batch_bytes = 4 * 1024 * 1024;
-	if (*batch_rows > 10000)
-		*batch_rows = 10000;
+	if (*batch_rows > 12288)
+		*batch_rows = 12288;
 }
 
 /* How much a lane's queue may hold before the fetching pauses */

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#define LOAD_CHUNK (512 * 1024) /* bytes of rows in a call */
+#define LOAD_CHUNK (768 * 1024) /* bytes of rows in a call */
 #define LOAD_MIN (64 * 1024)	/* of messages: below that COPY costs less */
 #define LOAD_STATEMENT "fraud_load"
 
