@@ -16,7 +16,7 @@ demo:
 		bridge/demo/run
 test:
 	@bridge/parts/private -w -p kafka -p postgrest -p bigquery \
-		-p postgres -p browser -p webhooks -p clients -p debezium \
+		-p google -p postgres -p browser -p webhooks -p clients -p debezium \
 		bridge/t/run $(T)
 bench:
 	@bridge/parts/private -p kafka -p postgrest -p clients -p debezium \

@@ -16,6 +16,9 @@
 #define CALL_TIMEOUT_MS 60000
 #define RETRY_AFTER_MAX_MS (3600 * 1000)
 #define STREAM_COMMITTED 1
+#define IDLE_MS 10000	 /* a call without appends is ended then */
+#define OLD_MS 3600000	 /* a stream not used for so long may be gone */
+#define UNANSWERED_MAX 5 /* then the stream itself is doubted */
 
 /* Codes of a StorageError */
 typedef enum StorageCode
@@ -423,6 +426,24 @@ bq_stream_finalize(BqStorage *storage, const char *name, int64_t *rows,
 	return SINK_DONE;
 }
 
+/* Ask for a stream: whatever is wrong is told, which an append may not be */
+static BqAppend
+ask_for_stream(BqStorage *storage, const char *name, SinkError *err)
+{
+	Buffer	request;
+	Failure failure;
+	bool	answered;
+
+	buf_init(&request);
+	pb_put_text(&request, 1, name);
+	storage->result = call(storage, SERVICE "GetWriteStream", "name", name,
+						   &request, &answered, &failure, err);
+	buf_free(&request);
+	if (storage->result != SINK_DONE)
+		return BQ_FAILED;
+	return answered ? BQ_APPENDED : judge_append(storage, &failure, err);
+}
+
 /* ---- appending ---- */
 
 /* Begin a call of AppendRows, unless one for that stream runs */
@@ -575,54 +596,93 @@ read_answer(BqStorage *storage, int64_t offset, bool *schema_changed,
 	return BQ_FAILED;
 }
 
-/*
- * Append rows (the content of a ProtoRows) to a stream at this offset.  With
- * BQ_FAILED they may be there or not.
- */
-BqAppend
-bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
-				 const Buffer *rows, SinkError *err)
+/* Take the answer to an append, or how the call ended instead */
+static BqAppend
+take_answer(BqStorage *storage, int64_t offset, SinkError *err)
 {
 	GrpcStatus status;
 	GrpcEvent  event;
-	Failure	   failure;
 	BqAppend   what;
-	bool	   first;
 	bool	   schema_changed = false;
+	bool	   known;
 
-	storage->nerrors = 0;
-	storage->result = begin_appends(storage, name, &first, err);
-	if (storage->result != SINK_DONE)
-		return BQ_FAILED;
-	build_head(storage, name, offset, first, rows->len);
-	grpc_send(storage->grpc, &storage->head, rows);
 	grpc_status_init(&status);
 	event =
 		grpc_receive(storage->grpc, CALL_TIMEOUT_MS, &storage->answer, &status);
+	known = event == GRPC_MESSAGE || status.code > GRPC_OK || status.refused;
 	if (event == GRPC_MESSAGE)
 		what = read_answer(storage, offset, &schema_changed, err);
 	else
 	{
+		Failure failure;
+
 		take_status(&status, &failure);
 		/* an end that says that all is well does not answer the question */
 		if (failure.code == GRPC_OK)
 			failure.code = GRPC_UNKNOWN;
 		what = judge_append(storage, &failure, err);
 	}
+	storage->unanswered = known ? 0 : storage->unanswered + 1;
 	/* rows are described anew when the table has changed */
 	if (schema_changed || event != GRPC_MESSAGE ||
 		(what != BQ_APPENDED && what != BQ_ROWS_REFUSED))
 		end_appends(storage);
-	if (what == BQ_TOKEN_REFUSED)
-		oauth_expire(storage->bq->oauth);
 	grpc_status_free(&status);
 	return what;
 }
 
-/* Nothing to append: see to the call that is open */
+/*
+ * Append rows (the content of a ProtoRows) to a stream at this offset.  With
+ * BQ_FAILED and BQ_NO_ANSWER they may be there or not.  After an append
+ * without an answer the next one goes in a call of its own, whose status is
+ * sure to come, and the stream is asked for before.  So is one that was not
+ * used for long: BigQuery may have dropped it.
+ */
+BqAppend
+bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
+				 const Buffer *rows, SinkError *err)
+{
+	bool alone = storage->unanswered > 0;
+	bool old =
+		storage->called_at == 0 || now_ms() - storage->called_at >= OLD_MS;
+	bool	 first;
+	BqAppend what = BQ_APPENDED;
+
+	storage->nerrors = 0;
+	if (alone || old)
+		what = ask_for_stream(storage, name, err);
+	if (what == BQ_APPENDED && storage->unanswered >= UNANSWERED_MAX)
+	{
+		storage->unanswered = 0;
+		what = BQ_NO_ANSWER;
+	}
+	if (what == BQ_APPENDED)
+	{
+		storage->result = begin_appends(storage, name, &first, err);
+		if (storage->result != SINK_DONE)
+			return BQ_FAILED;
+		build_head(storage, name, offset, first, rows->len);
+		grpc_send(storage->grpc, &storage->head, rows);
+		if (alone)
+			grpc_send_end(storage->grpc);
+		what = take_answer(storage, offset, err);
+		if (alone)
+			end_appends(storage);
+	}
+	storage->called_at = now_ms();
+	if (what == BQ_TOKEN_REFUSED)
+		oauth_expire(storage->bq->oauth);
+	return what;
+}
+
+/*
+ * Nothing to append: end the call before the service does.  A service that
+ * is shut down ends it earlier; then the next append finds out.
+ */
 void
 bq_stream_idle(BqStorage *storage)
 {
-	if (storage->called != NULL && !grpc_running(storage->grpc))
+	if (storage->called != NULL && (now_ms() - storage->called_at >= IDLE_MS ||
+									!grpc_running(storage->grpc)))
 		end_appends(storage);
 }

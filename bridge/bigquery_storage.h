@@ -17,6 +17,7 @@ typedef enum BqAppend
 	BQ_ROWS_REFUSED,  /* nothing was written because of some rows */
 	BQ_STREAM_LOST,	  /* the stream is gone or takes no more */
 	BQ_TOKEN_REFUSED, /* it may work with another token */
+	BQ_NO_ANSWER,	  /* nothing is known, though the stream is there */
 	BQ_FAILED		  /* for another reason; nothing is known */
 } BqAppend;
 
@@ -37,7 +38,9 @@ typedef struct BqStorage
 	Buffer	descriptor;
 	Buffer	head; /* of the request being sent */
 	Buffer	answer;
-	char   *called; /* stream that the call is for; NULL: none */
+	char   *called;		/* stream that the call is for; NULL: none */
+	int64_t called_at;	/* now_ms() of its last append */
+	int		unanswered; /* appends in a row */
 
 	/* of the last append that was answered */
 	BqRowError *errors;

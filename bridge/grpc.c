@@ -7,6 +7,12 @@
  * grpc_send().  Messages stand in frames, a zero byte and four bytes of
  * length before each; how the call ended stands in the trailers.  A call
  * that ends without them may have done anything: its status is GRPC_NONE.
+ *
+ * libcurl 7.88 loses the trailers, and even that there are any, where a
+ * server ends a call while it may still be sent to.  So one that is not
+ * answered for a while is told that nothing more will come: a server that
+ * is only slow answers nevertheless, and a call that has ended ends.  What
+ * is sent as the last message from the start gets its status.
  */
 #include "grpc.h"
 #include "http.h"
@@ -22,6 +28,7 @@
 #define MESSAGE_MAX (4 * 1024 * 1024)
 #define DETAILS_MAX 16384
 #define POLL_MS 100
+#define PATIENCE_MS 1000
 
 struct Grpc
 {
@@ -477,6 +484,7 @@ GrpcEvent
 grpc_receive(Grpc *grpc, int timeout_ms, Buffer *message, GrpcStatus *status)
 {
 	int64_t deadline = now_ms() + timeout_ms;
+	int64_t patience = now_ms() + PATIENCE_MS;
 
 	for (;;)
 	{
@@ -489,6 +497,8 @@ grpc_receive(Grpc *grpc, int timeout_ms, Buffer *message, GrpcStatus *status)
 		if (grpc->curl == NULL || grpc->has_status)
 			return give_status(grpc, status);
 		left = deadline - now_ms();
+		if (!grpc->sending_ended && now_ms() >= patience)
+			grpc_send_end(grpc);
 		if (left <= 0 || grpc->broken ||
 			(grpc->cancelled != NULL && grpc->cancelled(grpc->arg)))
 		{

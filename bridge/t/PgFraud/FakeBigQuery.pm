@@ -8,21 +8,26 @@ use Cwd qw(abs_path);
 use File::Basename qw(dirname);
 use HTTP::Tiny;
 use JSON::PP ();
-use PgFraud::Part qw(free_port run_dir wait_for);
+use PgFraud::Part qw(free_port part_script run_dir wait_for);
 use PgFraud::Process;
 
 my $script = abs_path(dirname(__FILE__) . '/../bigquery_fake.py');
 
-# PgFraud::FakeBigQuery->start(auth => [ key file, email ])
+# PgFraud::FakeBigQuery->start(auth => [ key file, email ], grpc => 1); with
+# grpc the test needs the part "google"
 sub start
 {
 	my ($class, %args) = @_;
 	my $self = bless { port => free_port(), http => HTTP::Tiny->new,
 		json => JSON::PP->new->utf8 }, $class;
 	my $dir = run_dir('bigquery-fake');
+	$self->{grpc_port} = free_port() if $args{grpc};
 	$self->{process} = PgFraud::Process->start(
 		name => 'bigquery_fake', log => "$dir/fake.log",
-		command => [ 'python3', $script, $self->{port},
+		env => { PYTHONDONTWRITEBYTECODE => 1 },
+		command => [ $args{grpc} ? part_script('google') : 'python3', $script,
+			$self->{port},
+			$args{grpc} ? ('--grpc', $self->{grpc_port}) : (),
 			$args{auth} ? ('--auth', @{ $args{auth} }) : () ]);
 	wait_for {
 		die $self->{process}->log_text unless $self->{process}->alive;
@@ -34,7 +39,17 @@ sub start
 
 sub url { return "http://127.0.0.1:$_[0]{port}"; }
 sub host { return "127.0.0.1:$_[0]{port}"; }
-sub env { return { BIGQUERY_EMULATOR_HOST => $_[0]->host }; }
+sub port { return $_[0]{port}; }
+sub grpc_port { return $_[0]{grpc_port}; }
+sub grpc_host { return "127.0.0.1:$_[0]{grpc_port}"; }
+
+sub env
+{
+	my ($self) = @_;
+	return { BIGQUERY_EMULATOR_HOST => $self->host,
+		$self->{grpc_port}
+		? (BIGQUERY_STORAGE_EMULATOR_HOST => $self->grpc_host) : () };
+}
 sub process { return $_[0]{process}; }
 
 sub ask
@@ -53,7 +68,8 @@ sub fault
 	my ($self, $on, $do, %more) = @_;
 	# numbers as numbers
 	$more{$_} += 0
-	  foreach grep { exists $more{$_} } qw(times status seconds retry_after);
+	  foreach grep { exists $more{$_} } 
+	  qw(times status seconds retry_after code storage_code);
 	$self->ask('POST', 'fault', { on => $on, do => $do, %more });
 }
 
@@ -61,6 +77,13 @@ sub rows
 {
 	my ($self, $table) = @_;
 	return @{ $self->ask('GET', "rows?table=my-project.fraud.$table")->{rows} };
+}
+
+# The values of a column, one for each row
+sub values
+{
+	my ($self, $table, $column) = @_;
+	return @{ $self->ask('GET', "values?table=my-project.fraud.$table&column=$column")->{values} };
 }
 
 sub table
