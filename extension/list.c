@@ -3,14 +3,19 @@
  *
  * Lists that rules ask: fraud.in_list('bad_merchants', merchant).
  *
- * Each backend keeps the lists that its rules name as hash tables, exact and
- * compact: a slot of 8 bytes per value and the value itself.  A change is
+ * Each backend keeps the lists that its rules name as hash tables, exact, of
+ * some 60 bytes a value.  What decides on a value that is in the list is in one
+ * place, since in a long list each place costs a read of main memory; for most
+ * of those that are not, a filter decides that the processor's caches hold.  A
+ * change is
  * announced by a relcache invalidation, as rules are; entries carry a number
  * that grows with each change of their list (writers of one list take turns
  * until they commit), so that a backend reads only what it has not seen.
  * Removed entries stay in the table, marked, for the same reason.
  */
 #include "postgres.h"
+
+#include <sys/mman.h>
 
 #include "access/genam.h"
 #include "access/htup_details.h"
@@ -47,19 +52,31 @@ enum
 	ENTRY_REMOVED_AT
 };
 
-/* A value in the arena; removed ones expired long ago */
+/* A value in the arena, long or with an end */
 typedef struct Entry
 {
-	TimestampTz expires;
+	TimestampTz expires; /* removed ones did long ago */
 	int32		length;
 	char		data[FLEXIBLE_ARRAY_MEMBER];
 } Entry;
 
-/* A place in the hash table; offset counts 8 bytes, 0 is free */
+typedef enum SlotState
+{
+	SLOT_FREE,
+	SLOT_LISTED,  /* its value is in the list, for good */
+	SLOT_REMOVED, /* was */
+	SLOT_APART	  /* the value is an entry, whose number stands in its place */
+} SlotState;
+
+#define SLOT_DATA 26
+
+/* A place in the hash table, half a cache line */
 typedef struct Slot
 {
 	uint32 hash;
-	uint32 offset;
+	uint8  state;
+	uint8  length;
+	char   data[SLOT_DATA];
 } Slot;
 
 /* A list as this backend knows it; lives as long as the backend */
@@ -77,14 +94,31 @@ typedef struct FraudList
 	MemoryContext	  context;
 	Slot			 *slots; /* a power of two of them */
 	uint32			  nslots;
-	uint8			 *filter; /* bits of hashes, two per slot */
+	uint64			 *filter; /* three bits of a word for each value */
+	uint32			  nwords; /* a power of two */
 	uint32			  nentries;
+	uint32			  heat; /* how often values are found, of HEAT_MAX */
 	char			 *arena;
 	Size			  arena_used;
 	Size			  arena_size;
 	int				  nallows; /* lists that outrank this one */
 	struct FraudList **allows;
 } FraudList;
+
+/* A call of in_list in an expression */
+typedef struct Call
+{
+	FraudList *list;
+	bool	   constant; /* it is always this one */
+} Call;
+
+/* The share of the values found lately, and from where on many are */
+#define HEAT_MAX 65536
+#define HEAT_SHIFT 5
+#define HEAT_MANY (HEAT_MAX / 5)
+
+/* The size of large pages on most systems */
+#define LARGE_PAGE (2 * 1024 * 1024)
 
 static FraudList *lists = NULL;
 
@@ -151,52 +185,108 @@ list_init(void)
 /* ---- the hash table ---- */
 
 /*
- * The filter answers for most values that are not in the list, and is small
- * enough for the processor's caches where the table is not.
+ * The word of the filter that a value's hash leads to, and its bits there.
  */
-static inline bool
-filter_has(FraudList *list, uint32 hash)
+static inline uint64 *
+filter_word(FraudList *list, uint64 hash)
 {
-	uint32 bit = hash & (list->nslots * 2 - 1);
-
-	return (list->filter[bit >> 3] & (1 << (bit & 7))) != 0;
+	return &list->filter[(hash >> 32) & (list->nwords - 1)];
 }
 
-static inline void
-filter_set(FraudList *list, uint32 hash)
+static inline uint64
+filter_bits(uint64 hash)
 {
-	uint32 bit = hash & (list->nslots * 2 - 1);
+	/* apart from the bits that choose the word of a long list */
+	return UINT64CONST(1) << (hash & 63) | UINT64CONST(1) << (hash >> 6 & 63) |
+		   UINT64CONST(1) << (hash >> 12 & 63);
+}
 
-	list->filter[bit >> 3] |= 1 << (bit & 7);
+static inline bool
+filter_has(FraudList *list, uint64 hash)
+{
+	uint64 bits = filter_bits(hash);
+
+	return (*filter_word(list, hash) & bits) == bits;
 }
 
 static inline Entry *
-entry_at(FraudList *list, uint32 offset)
+entry_at(FraudList *list, uint64 number)
 {
-	return (Entry *) (list->arena + (Size) offset * 8);
+	return (Entry *) (list->arena + number * 8);
+}
+
+/*
+ * The entry of a slot whose value is apart
+ */
+static inline Entry *
+slot_entry(FraudList *list, const Slot *slot)
+{
+	uint64 number;
+
+	memcpy(&number, slot->data, sizeof(number));
+	return entry_at(list, number);
+}
+
+/*
+ * The value of a slot that is not free
+ */
+static inline const char *
+slot_value(FraudList *list, const Slot *slot, int *length)
+{
+	if (likely(slot->state != SLOT_APART))
+	{
+		*length = slot->length;
+		return slot->data;
+	}
+	*length = slot_entry(list, slot)->length;
+	return slot_entry(list, slot)->data;
 }
 
 /*
  * The slot of a value, or the free one where it would go
  */
 static inline Slot *
-find_slot(FraudList *list, uint32 hash, const char *value, int length)
+find_slot(FraudList *list, uint64 hash, const char *value, int length)
 {
 	uint32 mask = list->nslots - 1;
 
-	for (uint32 i = hash & mask;; i = (i + 1) & mask)
+	for (uint32 i = (hash >> 18) & mask;; i = (i + 1) & mask)
 	{
-		Slot  *slot = &list->slots[i];
-		Entry *entry;
+		Slot	   *slot = &list->slots[i];
+		const char *other;
+		int			other_length;
 
-		if (slot->offset == 0)
+		if (slot->state == SLOT_FREE)
 			return slot;
-		if (slot->hash != hash)
+		if (slot->hash != (uint32) (hash >> 18))
 			continue;
-		entry = entry_at(list, slot->offset);
-		if (entry->length == length && memcmp(entry->data, value, length) == 0)
+		other = slot_value(list, slot, &other_length);
+		if (other_length == length && memcmp(other, value, length) == 0)
 			return slot;
 	}
+}
+
+/*
+ * Memory that is read here and there, all zero: in large pages, where the
+ * system has them, reading it costs half.
+ */
+static void *
+allocate_zero(MemoryContext context, Size size)
+{
+	void *memory = MemoryContextAllocExtended(context, size, MCXT_ALLOC_HUGE);
+
+#ifdef MADV_HUGEPAGE
+	if (size >= LARGE_PAGE * 2)
+	{
+		char *from = (char *) TYPEALIGN(LARGE_PAGE, memory);
+		char *to = (char *) TYPEALIGN_DOWN(LARGE_PAGE, (char *) memory + size);
+
+		/* advice, which the system may leave */
+		(void) madvise(from, to - from, MADV_HUGEPAGE);
+	}
+#endif
+	memset(memory, 0, size);
+	return memory;
 }
 
 /*
@@ -206,11 +296,16 @@ static void
 make_slots(FraudList *list, uint32 nslots)
 {
 	list->nslots = nslots;
-	list->slots =
-		MemoryContextAllocExtended(list->context, (Size) nslots * sizeof(Slot),
-								   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-	list->filter = MemoryContextAllocExtended(
-		list->context, nslots / 4, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	list->slots = allocate_zero(list->context, (Size) nslots * sizeof(Slot));
+	list->nwords = nslots / 16;
+	list->filter =
+		allocate_zero(list->context, (Size) list->nwords * sizeof(uint64));
+}
+
+static inline uint64
+hash_value(const char *value, int length)
+{
+	return hash_bytes_extended((const unsigned char *) value, length, 0);
 }
 
 /*
@@ -221,48 +316,52 @@ grow_slots(FraudList *list)
 {
 	uint32 old_nslots = list->nslots;
 	Slot  *old = list->slots;
-	uint32 mask = old_nslots * 2 - 1;
 
+	if (old_nslots > PG_UINT32_MAX / 4)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("list \"%s\" is too large", NameStr(list->name))));
 	pfree(list->filter);
 	make_slots(list, old_nslots * 2);
 	for (uint32 i = 0; i < old_nslots; i++)
 	{
-		uint32 j = old[i].hash & mask;
+		const char *value;
+		int			length;
+		uint64		hash;
 
-		if (old[i].offset == 0)
+		if (old[i].state == SLOT_FREE)
 			continue;
-		while (list->slots[j].offset != 0)
-			j = (j + 1) & mask;
-		list->slots[j] = old[i];
-		filter_set(list, old[i].hash);
+		value = slot_value(list, &old[i], &length);
+		hash = hash_value(value, length);
+		*find_slot(list, hash, value, length) = old[i];
+		*filter_word(list, hash) |= filter_bits(hash);
 	}
 	pfree(old);
 }
 
 /*
- * Room in the arena for one more value; its offset
+ * Put a slot's value into the arena
  */
-static uint32
-new_entry(FraudList *list, const char *value, int length)
+static void
+put_apart(FraudList *list, Slot *slot, const char *value, int length,
+		  TimestampTz expires)
 {
 	Size   size = TYPEALIGN(8, offsetof(Entry, data) + length);
-	Size   offset = list->arena_used;
+	uint64 number = list->arena_used / 8;
 	Entry *entry;
 
-	if (offset / 8 > PG_UINT32_MAX)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("list \"%s\" is too large", NameStr(list->name))));
 	while (list->arena_used + size > list->arena_size)
 	{
 		list->arena = repalloc_huge(list->arena, list->arena_size * 2);
 		list->arena_size *= 2;
 	}
 	list->arena_used += size;
-	entry = (Entry *) (list->arena + offset);
+	entry = entry_at(list, number);
+	entry->expires = expires;
 	entry->length = length;
 	memcpy(entry->data, value, length);
-	return (uint32) (offset / 8);
+	slot->state = SLOT_APART;
+	memcpy(slot->data, &number, sizeof(number));
 }
 
 /*
@@ -273,22 +372,29 @@ put_value(FraudList *list, text *value, TimestampTz expires)
 {
 	char  *data = VARDATA_ANY(value);
 	int	   length = VARSIZE_ANY_EXHDR(value);
-	uint32 hash = hash_bytes((unsigned char *) data, length);
+	uint64 hash = hash_value(data, length);
+	bool   ends = expires != DT_NOEND && expires != DT_NOBEGIN;
 	Slot  *slot;
 
-	if (list->nentries >= list->nslots / 2)
+	if (list->nentries >= list->nslots / 4 * 3)
 		grow_slots(list);
 	slot = find_slot(list, hash, data, length);
-	if (slot->offset == 0)
+	if (slot->state == SLOT_FREE)
 	{
-		uint32 offset = new_entry(list, data, length);
-
-		slot->hash = hash;
-		slot->offset = offset;
-		filter_set(list, hash);
 		list->nentries++;
+		*filter_word(list, hash) |= filter_bits(hash);
+		slot->hash = (uint32) (hash >> 18);
 	}
-	entry_at(list, slot->offset)->expires = expires;
+	if (slot->state == SLOT_APART)
+		slot_entry(list, slot)->expires = expires;
+	else if (ends || length > SLOT_DATA)
+		put_apart(list, slot, data, length, expires);
+	else
+	{
+		slot->state = expires == DT_NOEND ? SLOT_LISTED : SLOT_REMOVED;
+		slot->length = length;
+		memcpy(slot->data, data, length);
+	}
 }
 
 /*
@@ -304,7 +410,7 @@ reset_list(FraudList *list)
 	list->nentries = 0;
 	make_slots(list, 1024);
 	list->arena_size = 16384;
-	list->arena_used = 8; /* offset 0 is none */
+	list->arena_used = 0;
 	list->arena = MemoryContextAlloc(list->context, list->arena_size);
 	list->last_change = PG_INT64_MIN;
 	list->generation = 0;
@@ -463,22 +569,53 @@ refresh_list(FraudList *list)
  * Is the value in the list now?
  */
 static bool
-has_value(FraudList *list, uint32 hash, const char *value, int length)
+has_value(FraudList *list, uint64 hash, const char *value, int length)
 {
 	Slot	   *slot;
 	TimestampTz expires;
 
 	if (!refresh_list(list))
 		return false;
+	/* where many are found, have the slot come while the filter does */
+	if (list->heat > HEAT_MANY)
+		__builtin_prefetch(&list->slots[(hash >> 18) & (list->nslots - 1)]);
+	list->heat -= list->heat >> HEAT_SHIFT;
 	if (!filter_has(list, hash))
 		return false;
+	list->heat += HEAT_MAX >> HEAT_SHIFT;
 	slot = find_slot(list, hash, value, length);
-	if (slot->offset == 0)
-		return false;
-	expires = entry_at(list, slot->offset)->expires;
+	if (likely(slot->state != SLOT_APART))
+		return slot->state == SLOT_LISTED;
+	expires = slot_entry(list, slot)->expires;
 	if (expires == DT_NOEND)
 		return true;
 	return expires != DT_NOBEGIN && expires > GetCurrentTimestamp();
+}
+
+/*
+ * The list that a call names; found once if it is a constant, as in rules.
+ */
+static inline FraudList *
+called_list(FunctionCallInfo fcinfo)
+{
+	Call *call = (Call *) fcinfo->flinfo->fn_extra;
+	text *name;
+
+	if (likely(call != NULL && call->constant))
+		return call->list;
+	name = PG_GETARG_TEXT_PP(0);
+	if (call == NULL)
+	{
+		fcinfo->flinfo->fn_extra = call =
+			MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Call));
+		call->constant = get_fn_expr_arg_stable(fcinfo->flinfo, 0);
+	}
+	if (call->list == NULL ||
+		strlen(NameStr(call->list->name)) != VARSIZE_ANY_EXHDR(name) ||
+		memcmp(NameStr(call->list->name), VARDATA_ANY(name),
+			   VARSIZE_ANY_EXHDR(name)) != 0)
+		call->list = find_list(text_to_cstring(name));
+	return call->list;
 }
 
 /*
@@ -487,15 +624,9 @@ has_value(FraudList *list, uint32 hash, const char *value, int length)
 static bool
 is_listed(FunctionCallInfo fcinfo, const char *value, int length)
 {
-	FraudList *list = (FraudList *) fcinfo->flinfo->fn_extra;
-	text	  *name = PG_GETARG_TEXT_PP(0);
-	uint32	   hash = hash_bytes((const unsigned char *) value, length);
+	FraudList *list = called_list(fcinfo);
+	uint64	   hash = hash_value(value, length);
 
-	if (unlikely(list == NULL ||
-				 strlen(NameStr(list->name)) != VARSIZE_ANY_EXHDR(name) ||
-				 memcmp(NameStr(list->name), VARDATA_ANY(name),
-						VARSIZE_ANY_EXHDR(name)) != 0))
-		fcinfo->flinfo->fn_extra = list = find_list(text_to_cstring(name));
 	if (likely(!has_value(list, hash, value, length)))
 		return false;
 	for (int i = 0; i < list->nallows; i++)

@@ -2,8 +2,8 @@
  * plain_compile.c
  *
  * A compiled condition as steps for plain.c, where it is made of nothing else
- * than comparisons of a column with a constant, AND, OR, NOT and IS, and can
- * raise no error.
+ * than comparisons of a column with a constant, questions for a list, AND, OR,
+ * NOT and IS, and can raise no error.
  *
  * SQL's third truth value needs no place: a step passes if it finds what is
  * wanted of it, TRUE or, below NOT, FALSE, and fails if it finds the other or
@@ -288,35 +288,64 @@ build_text(Builder *builder, OpExpr *op, Var *var, Const *constant,
 }
 
 /*
- * A call of any operator of the server's own, prepared as the interpreter
- * prepares it.
+ * A call with a column and a constant, prepared as the interpreter prepares
+ * it.
  */
 static bool
-build_call(Builder *builder, OpExpr *op, Var *var, Const *constant,
-		   bool reversed, Wanted wanted)
+build_call(Builder *builder, Oid function, Oid collation, Node *node, Var *var,
+		   Const *constant, bool reversed, Wanted wanted)
 {
 	int				 varying = reversed ? 1 : 0;
-	PlainStep		*step;
-	FmgrInfo		*function;
+	PlainStep		*step = add_step(builder, PLAIN_CALL, var, wanted);
+	FmgrInfo		*info;
 	FunctionCallInfo call;
 
-	if (op->opfuncid >= FirstGenbkiObjectId || op->opretset ||
-		op->opresulttype != BOOLOID || !func_strict(op->opfuncid))
-		return false;
-	step = add_step(builder, PLAIN_CALL, var, wanted);
 	if (step == NULL)
 		return false;
-	function = palloc0(sizeof(FmgrInfo));
-	fmgr_info(op->opfuncid, function);
-	fmgr_info_set_expr((Node *) op, function);
+	info = palloc0(sizeof(FmgrInfo));
+	fmgr_info(function, info);
+	fmgr_info_set_expr(node, info);
 	call = palloc0(SizeForFunctionCallInfo(2));
-	InitFunctionCallInfoData(*call, function, 2, op->inputcollid, NULL, NULL);
+	InitFunctionCallInfoData(*call, info, 2, collation, NULL, NULL);
 	call->args[1 - varying].value = constant->constvalue;
 	call->args[1 - varying].isnull = false;
 	call->args[varying].isnull = false;
 	step->varying = varying;
 	step->value.call = call;
 	return true;
+}
+
+/*
+ * An operator of the server's own that is nothing else.
+ */
+static bool
+build_other(Builder *builder, OpExpr *op, Var *var, Const *constant,
+			bool reversed, Wanted wanted)
+{
+	return op->opfuncid < FirstGenbkiObjectId && !op->opretset &&
+		   op->opresulttype == BOOLOID && func_strict(op->opfuncid) &&
+		   build_call(builder, op->opfuncid, op->inputcollid, (Node *) op, var,
+					  constant, reversed, wanted);
+}
+
+/*
+ * A helper of ours, such as in_list, with a constant and a column.
+ */
+static bool
+build_helper(Builder *builder, FuncExpr *func, Wanted wanted)
+{
+	Const *constant;
+	Var	  *var;
+
+	if (list_length(func->args) != 2 || func->funcresulttype != BOOLOID ||
+		func->funcretset || !is_rule_helper(func->funcid) ||
+		!func_strict(func->funcid))
+		return false;
+	constant = as_constant(linitial(func->args));
+	var = as_column(lsecond(func->args));
+	return constant != NULL && var != NULL &&
+		   build_call(builder, func->funcid, func->inputcollid, (Node *) func,
+					  var, constant, true, wanted);
 }
 
 /*
@@ -378,7 +407,7 @@ build_operator(Builder *builder, OpExpr *op, Wanted wanted)
 		collation_is_bytewise(op->inputcollid) &&
 		build_text(builder, op, var, constant, wanted))
 		return true;
-	return build_call(builder, op, var, constant, reversed, wanted);
+	return build_other(builder, op, var, constant, reversed, wanted);
 }
 
 /* ---- lists ---- */
@@ -576,6 +605,8 @@ build_node(Builder *builder, Node *node, Wanted wanted)
 			return build_operator(builder, (OpExpr *) node, wanted);
 		case T_ScalarArrayOpExpr:
 			return build_list(builder, (ScalarArrayOpExpr *) node, wanted);
+		case T_FuncExpr:
+			return build_helper(builder, (FuncExpr *) node, wanted);
 		case T_BoolExpr:
 			return build_bool(builder, (BoolExpr *) node, wanted);
 		case T_BooleanTest:

@@ -71,6 +71,22 @@ SELECT count(*) FROM generate_series(0, 20001) g WHERE fraud.in_list('listing_ba
 SELECT fraud.in_list('listing_bad', 'm0'), fraud.in_list('listing_bad', 'm20000'), fraud.in_list('listing_bad', NULL), fraud.in_list('listing_none', 'a');
 DELETE FROM fraud.list_entries WHERE value LIKE 'm1%';
 SELECT fraud.in_list('listing_bad', 'm1'), fraud.in_list('listing_bad', 'm2');
+-- values of all lengths, with an end and without
+SELECT fraud.add_to_list('listing_bad', array_agg(repeat('x', g))) FROM generate_series(1, 60) g;
+SELECT fraud.add_to_list('listing_bad', repeat('y', g), expires_at => CASE g % 3 WHEN 0 THEN now() + interval '1 day' WHEN 1 THEN now() - interval '1 day' END)
+  FROM generate_series(1, 60) g \g (format=unaligned tuples_only=on) /dev/null
+SELECT count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('x', g))) AS x, count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('y', g))) AS y FROM generate_series(0, 61) g;
+-- ends that come and go
+SELECT fraud.add_to_list('listing_bad', repeat('x', g), expires_at => now() - interval '1 day') FROM generate_series(20, 29) g \g (format=unaligned tuples_only=on) /dev/null
+SELECT fraud.add_to_list('listing_bad', repeat('y', g)) FROM generate_series(20, 29) g \g (format=unaligned tuples_only=on) /dev/null
+SELECT fraud.remove_from_list('listing_bad', repeat('y', g)) FROM generate_series(30, 39) g \g (format=unaligned tuples_only=on) /dev/null
+SELECT count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('x', g))) AS x, count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('y', g))) AS y FROM generate_series(0, 61) g;
+SELECT fraud.add_rule('payments', 'long', 'in_list(''listing_bad'', merchant) AND (id > 0 OR in_list(''listing_good'', merchant))');
+INSERT INTO payments SELECT g, repeat('x', g) FROM generate_series(18, 32) g;
+INSERT INTO payments VALUES (99, NULL), (NULL, 'x');
+SELECT min(id), max(id), count(*) FROM payments WHERE 'long' = ANY (fraud_rules);
+SELECT id, merchant, fraud_rules FROM payments WHERE id = 99 OR id IS NULL;
+SELECT fraud.drop_rule('payments', 'long');
 -- errors
 SELECT fraud.add_to_list('listing_none', 'a');
 SELECT fraud.add_to_list('listing_bad', NULL::text);
