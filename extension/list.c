@@ -92,7 +92,8 @@ typedef struct FraudList
 	int64			  id;
 	int64			  last_change;
 	MemoryContext	  context;
-	Slot			 *slots; /* a power of two of them */
+	char			 *memory; /* of what follows */
+	Slot			 *slots;  /* a power of two of them */
 	uint32			  nslots;
 	uint64			 *filter; /* three bits of a word for each value */
 	uint32			  nwords; /* a power of two */
@@ -267,39 +268,33 @@ find_slot(FraudList *list, uint64 hash, const char *value, int length)
 }
 
 /*
- * Memory that is read here and there, all zero: in large pages, where the
- * system has them, reading it costs half.
- */
-static void *
-allocate_zero(MemoryContext context, Size size)
-{
-	void *memory = MemoryContextAllocExtended(context, size, MCXT_ALLOC_HUGE);
-
-#ifdef MADV_HUGEPAGE
-	if (size >= LARGE_PAGE * 2)
-	{
-		char *from = (char *) TYPEALIGN(LARGE_PAGE, memory);
-		char *to = (char *) TYPEALIGN_DOWN(LARGE_PAGE, (char *) memory + size);
-
-		/* advice, which the system may leave */
-		(void) madvise(from, to - from, MADV_HUGEPAGE);
-	}
-#endif
-	memset(memory, 0, size);
-	return memory;
-}
-
-/*
- * Slots and filter of a size, free
+ * Slots and filter of a size, free.  In one piece, which if it is large begins
+ * with a large page: where the system has them, reading here and there costs
+ * half.
  */
 static void
 make_slots(FraudList *list, uint32 nslots)
 {
+	uint32 nwords = nslots / 16;
+	Size   size = nwords * sizeof(uint64) + (Size) nslots * sizeof(Slot);
+	bool   large = size >= 2 * LARGE_PAGE;
+	char  *memory = MemoryContextAllocExtended(
+		 list->context, large ? size + LARGE_PAGE : size, MCXT_ALLOC_HUGE);
+
+	list->memory = memory;
+	if (large)
+	{
+		memory = (char *) TYPEALIGN(LARGE_PAGE, memory);
+#ifdef MADV_HUGEPAGE
+		/* advice, which the system may leave */
+		(void) madvise(memory, TYPEALIGN_DOWN(LARGE_PAGE, size), MADV_HUGEPAGE);
+#endif
+	}
+	memset(memory, 0, size);
+	list->nwords = nwords;
+	list->filter = (uint64 *) memory;
 	list->nslots = nslots;
-	list->slots = allocate_zero(list->context, (Size) nslots * sizeof(Slot));
-	list->nwords = nslots / 16;
-	list->filter =
-		allocate_zero(list->context, (Size) list->nwords * sizeof(uint64));
+	list->slots = (Slot *) (memory + nwords * sizeof(uint64));
 }
 
 static inline uint64
@@ -316,12 +311,12 @@ grow_slots(FraudList *list)
 {
 	uint32 old_nslots = list->nslots;
 	Slot  *old = list->slots;
+	char  *old_memory = list->memory;
 
 	if (old_nslots > PG_UINT32_MAX / 4)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 				 errmsg("list \"%s\" is too large", NameStr(list->name))));
-	pfree(list->filter);
 	make_slots(list, old_nslots * 2);
 	for (uint32 i = 0; i < old_nslots; i++)
 	{
@@ -336,7 +331,7 @@ grow_slots(FraudList *list)
 		*find_slot(list, hash, value, length) = old[i];
 		*filter_word(list, hash) |= filter_bits(hash);
 	}
-	pfree(old);
+	pfree(old_memory);
 }
 
 /*
