@@ -80,7 +80,8 @@ typedef struct SinkEvent
 typedef struct SinkBatch
 {
 	const char *uuid;
-	bool		again; /* it may have been sent before */
+	const char *previous; /* uuid of the one before; NULL: there is none */
+	bool		again;	  /* it may have been sent before */
 	SinkEvent  *events;
 	int			nevents;
 } SinkBatch;

@@ -162,7 +162,11 @@ check_refused(Work *work, const LedgerPage *page)
 static Step
 send_batch(Work *work, LedgerPage *page, bool again)
 {
-	SinkBatch batch = {work->cursor.batch, again, page->events, page->nevents};
+	Cursor	 *cursor = &work->cursor;
+	SinkBatch batch = {cursor->batch,
+					   cursor->last_batch[0] != '\0' ? cursor->last_batch
+													 : NULL,
+					   again, page->events, page->nevents};
 	Step	  step;
 
 	for (;;)

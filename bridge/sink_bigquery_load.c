@@ -3,9 +3,12 @@
  *		Frauds go into a table in BigQuery, mode load: one load job each
  *		"every", exactly once and free of charge.
  *
- * A job is all or nothing, and its id is made from the batch's uuid: what
- * became of it can be asked for, and a second one of that id is refused.  So
- * nothing is sent without knowing what became of it before.  A job that
+ * A job is all or nothing, and its id is made from the uuid of the batch before
+ * its own: what became of it can be asked for, and a second one of that id is
+ * refused.  So nothing is sent without knowing what became of it before.  The
+ * batch's own uuid is a label of the job: a job of the id with another label
+ * was sent by a database that has been set back since, and stops the sink.  The
+ * first batch after the sink was placed goes by its own uuid.  A job that
  * failed for a row is followed by one without it, whose id ends in the next
  * number; who comes after a crash walks the same way, asking for each.
  */
@@ -22,6 +25,7 @@
 #define POLL_MS 500
 #define BOUNDARY "pg_fraud_5cfa8f5e"
 #define ATTEMPTS_MAX 10000
+#define LABEL "pg_fraud_batch"
 
 /* What became of a job */
 typedef enum JobState
@@ -39,6 +43,8 @@ struct Sink
 	int64_t loaded_at; /* now_ms(); 0: never */
 	size_t *starts;	   /* where each row begins in the file */
 	char	job[256];
+	/* of the batch that is being sent */
+	const char *batch;
 };
 
 /* End the sink */
@@ -129,13 +135,15 @@ job_text(Sink *sink)
 
 	if (bq->location != NULL)
 		json_object_set_new(reference, "location", json_string(bq->location));
-	job = json_pack("{s:o, s:{s:{s:{s:s, s:s, s:s}, s:s, s:s, s:s, s:i, s:o}}}",
-					"jobReference", reference, "configuration", "load",
-					"destinationTable", "projectId", bq->project, "datasetId",
-					bq->dataset, "tableId", bq->table, "sourceFormat",
-					"NEWLINE_DELIMITED_JSON", "writeDisposition",
-					"WRITE_APPEND", "createDisposition", "CREATE_NEVER",
-					"maxBadRecords", 0, "schema", bq_schema_json(&bq->schema));
+	job =
+		json_pack("{s:o, s:{s:{s:s}, s:{s:{s:s, s:s, s:s}, s:s, s:s, s:s, "
+				  "s:i, s:o}}}",
+				  "jobReference", reference, "configuration", "labels", LABEL,
+				  sink->batch, "load", "destinationTable", "projectId",
+				  bq->project, "datasetId", bq->dataset, "tableId", bq->table,
+				  "sourceFormat", "NEWLINE_DELIMITED_JSON", "writeDisposition",
+				  "WRITE_APPEND", "createDisposition", "CREATE_NEVER",
+				  "maxBadRecords", 0, "schema", bq_schema_json(&bq->schema));
 	text = json_dumps(job, JSON_COMPACT);
 	json_decref(job);
 	return text;
@@ -240,6 +248,31 @@ job_failure_passes(json_t *status)
 	return false;
 }
 
+/* Is this the job of another batch?  That is for an operator to decide. */
+static SinkResult
+check_label(const Sink *sink, json_t *job, SinkError *err)
+{
+	const SinkSetup *setup = sink->bq.setup;
+	const char		*label = json_string_value(json_object_get(
+			 json_object_get(json_object_get(job, "configuration"), "labels"),
+			 LABEL));
+
+	if (label == NULL || strcmp(label, sink->batch) == 0)
+		return SINK_DONE;
+	sink_error(err,
+			   "load job %s has another batch than this database knows of: the "
+			   "database was set back",
+			   sink->job);
+	snprintf(err->hint, sizeof(err->hint),
+			 "Find out which alert is the last one in the table, and go on "
+			 "behind it; the database's own is %lld.",
+			 (long long) setup->position);
+	snprintf(err->statement, sizeof(err->statement),
+			 "SELECT fraud.resume_sink('%s', %lld);", setup->name,
+			 (long long) setup->position + 1);
+	return SINK_STOP;
+}
+
 /* Read a job; *status is to be freed */
 static SinkResult
 read_job(Sink *sink, JobState *state, json_t **status, SinkError *err)
@@ -264,6 +297,7 @@ read_job(Sink *sink, JobState *state, json_t **status, SinkError *err)
 		const char *text = json_string_value(
 			json_object_get(json_object_get(job, "status"), "state"));
 
+		result = check_label(sink, job, err);
 		*status = json_incref(json_object_get(job, "status"));
 		*state = text == NULL || strcmp(text, "DONE") != 0		   ? JOB_RUNNING
 				 : json_object_get(*status, "errorResult") != NULL ? JOB_FAILED
@@ -339,6 +373,7 @@ run_job(Sink *sink, JobState *state, json_t **status, bool *begun,
 static SinkResult
 load_send(Sink *sink, SinkBatch *batch, SinkError *err)
 {
+	sink->batch = batch->uuid;
 	for (int attempt = 0; attempt < ATTEMPTS_MAX; attempt++)
 	{
 		json_t	  *status = NULL;
@@ -349,8 +384,10 @@ load_send(Sink *sink, SinkBatch *batch, SinkError *err)
 		bool	   begun;
 
 		/* a name of a sink has no sign that a job's id cannot have but "." */
-		snprintf(sink->job, sizeof(sink->job), "pg_fraud_%s_%s_%d",
-				 sink->bq.setup->name, batch->uuid, attempt);
+		snprintf(sink->job, sizeof(sink->job), "pg_fraud_%s_%s%s_%d",
+				 sink->bq.setup->name, batch->previous != NULL ? "" : "first-",
+				 batch->previous != NULL ? batch->previous : batch->uuid,
+				 attempt);
 		for (char *p = sink->job; *p != '\0'; p++)
 			if (*p == '.')
 				*p = '-';
