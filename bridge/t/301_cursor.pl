@@ -109,7 +109,7 @@ is($rows[-1]{json}{note}, 'long', 'at the end');
 # Nothing is held in the database by a sink
 $server->sql("SELECT fraud.pause_sink('all')");
 $server->wait_sql("SELECT state = 'paused' FROM fraud.sinks WHERE name = 'all'");
-$server->sql_is("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'fraudbridge%' AND (backend_xmin IS NOT NULL OR xact_start < now() - interval '1 s')",
+$server->sql_is("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'fraudbridge%' AND least(query_start, xact_start) < now() - interval '1 s' AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)",
 	0, 'no snapshot is held');
 $server->sql_is('SELECT count(*) FROM pg_replication_slots', 0,
 	'no slot is held');
