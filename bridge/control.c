@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #define TICK_MS 100
+#define TICK_SOON_MS 20 /* while the end is waited for */
 
 /* What the metrics' thread sees of us; the lock guards the list of sources */
 static Control	   *shown;
@@ -83,7 +84,7 @@ wait_tick(Control *control)
 
 	if (control->conn != NULL)
 		fd.fd = PQsocket(control->conn);
-	poll(&fd, 1, TICK_MS);
+	poll(&fd, 1, options()->exit_at_end ? TICK_SOON_MS : TICK_MS);
 }
 
 /* SIGHUP: read the options again; sources start anew with them */

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define CONFIG_MS 5000 /* should a notification be lost */
-#define END_CHECK_MS 100
+#define END_CHECK_MS 20
 
 #define OWNER_LOCK "fraud.lock_key('instance/' || o.owner::text)"
 

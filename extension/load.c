@@ -24,6 +24,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -445,6 +446,8 @@ load_flush(Load *load)
 		ExecClearTuple(load->slots[i]);
 	MemoryContextSwitchTo(old);
 	ResetExprContext(load->econtext);
+	/* have it written meanwhile, that COMMIT need not wait for all of it */
+	XLogSetAsyncXactLSN(XactLastRecEnd);
 	load->stored += load->nrows;
 	load->nrows = 0;
 	load->nbytes = 0;
