@@ -58,7 +58,7 @@ sub settled
 # The requests that change something; branch and sink make those of Kafka's in
 # either order.
 my %request = (load => 'WRITE_APPEND', insert_all => 'tableDataInsertAllRequest',
-	storage_write => 'h2:told_by_row', webhook => '"detected_at"',
+	storage_write => 'h2:told_by_row', webhook => 'POST /hook',
 	cursor => 'UPDATE fraud.sink_cursor', branch => 'kafka:26', kafka => 'kafka:26');
 my @lost = (map({ [ "Kafka, $_->[0] ($_->[1])", "$_->[1] kafka:$_->[2]" ] }
 		[ 'records', 1, 0 ], [ 'records', 2, 0 ], [ 'position', 1, 28 ],

@@ -142,6 +142,15 @@ is_kafka(const unsigned char *data, size_t len)
 	return true;
 }
 
+/* Does this have the text, in a frame of HTTP/2's if that is asked for? */
+static bool
+has_text(const unsigned char *data, size_t len)
+{
+	if (http2 && (len < 9 || data[3] > 9))
+		return false;
+	return memmem(data, len, text, strlen(text)) != NULL;
+}
+
 /* Is this the request?  Called before it is sent. */
 static bool
 is_meant(int fd, const void *data, size_t len)
@@ -152,8 +161,7 @@ is_meant(int fd, const void *data, size_t len)
 		return false;
 	pthread_mutex_lock(&lock);
 	found = awaited < 0 &&
-			(kafka_key >= 0 ? is_kafka(data, len)
-							: memmem(data, len, text, strlen(text)) != NULL) &&
+			(kafka_key >= 0 ? is_kafka(data, len) : has_text(data, len)) &&
 			++seen == number;
 	if (found && moment == BEFORE)
 		die();

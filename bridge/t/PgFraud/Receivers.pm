@@ -23,9 +23,10 @@ sub start
 {
 	my ($class, $kafka) = @_;
 	need('webhooks');
+	need('google');
 	my $self = bless { kafka => $kafka, port => free_port(),
 		dir => run_dir('receivers'), topic => $kafka->topic('alerts', partitions => 2),
-		bigquery => PgFraud::FakeBigQuery->start, http => HTTP::Tiny->new }, $class;
+		bigquery => PgFraud::FakeBigQuery->start(grpc => 1), http => HTTP::Tiny->new }, $class;
 	my $lib = dirname(part_script('x')) . '/lib.sh';
 	my $python = `. $lib; printf %s "\$(part_dir \$part_webhooks)/venv/bin/python"`;
 	$self->{webhook} = PgFraud::Process->start(name => 'receiver',
@@ -38,12 +39,7 @@ sub start
 	return $self;
 }
 
-sub names
-{
-	my ($self) = @_;
-	return ('kafka', 'load', 'insert_all', 'webhook',
-		$self->env->{BIGQUERY_STORAGE_EMULATOR_HOST} ? 'storage_write' : ());
-}
+sub names { return qw(kafka load insert_all storage_write webhook); }
 
 # Adds the sinks to a server
 sub add
@@ -97,7 +93,7 @@ sub ids
 	}
 	else
 	{
-		@ids = map { $_->{json}{event_id} } $self->{bigquery}->rows($name);
+		@ids = $self->{bigquery}->values($name, 'event_id');
 		return @ids if $name ne 'insert_all';
 	}
 	my %seen;
