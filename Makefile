@@ -19,8 +19,8 @@ test:
 		-p google -p postgres -p browser -p webhooks -p clients -p debezium \
 		bridge/t/run $(T)
 bench:
-	@bridge/parts/private -p kafka -p postgrest -p clients -p debezium \
-		-p flamegraph -o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)
+	@bridge/parts/private -p kafka -p postgrest -p bigquery -p google \
+		-p clients -p debezium -p flamegraph -o '$(or $(BENCH_OUT),bridge/bench/results)' bridge/bench/run $(ONLY)
 
 .PHONY: demo test bench
 

@@ -446,19 +446,23 @@ ask_for_stream(BqStorage *storage, const char *name, SinkError *err)
 
 /* ---- appending ---- */
 
-/* Begin a call of AppendRows, unless one for that stream runs */
+/* Is a call of AppendRows for that stream running? */
+static bool
+appends_run(BqStorage *storage, const char *name)
+{
+	return storage->called != NULL && strcmp(storage->called, name) == 0 &&
+		   grpc_running(storage->grpc);
+}
+
+/* Begin one; size is that of its only request, -1 if there may be more */
 static SinkResult
-begin_appends(BqStorage *storage, const char *name, bool *first, SinkError *err)
+begin_appends(BqStorage *storage, const char *name, int64_t size,
+			  SinkError *err)
 {
 	Buffer	   route;
 	Buffer	   authorization;
 	SinkResult result;
 
-	*first = false;
-	if (storage->called != NULL && strcmp(storage->called, name) == 0 &&
-		grpc_running(storage->grpc))
-		return SINK_DONE;
-	*first = true;
 	result = make_metadata(storage, "write_stream", name, &route,
 						   &authorization, err);
 	if (result == SINK_DONE)
@@ -467,7 +471,7 @@ begin_appends(BqStorage *storage, const char *name, bool *first, SinkError *err)
 			route.data, authorization.len > 0 ? authorization.data : NULL,
 			NULL};
 
-		grpc_begin(storage->grpc, SERVICE "AppendRows", metadata);
+		grpc_begin(storage->grpc, SERVICE "AppendRows", metadata, size);
 		free(storage->called);
 		storage->called = xstrdup(name);
 	}
@@ -645,10 +649,10 @@ bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
 	bool alone = storage->unanswered > 0;
 	bool old =
 		storage->called_at == 0 || now_ms() - storage->called_at >= OLD_MS;
-	bool	 first;
 	BqAppend what = BQ_APPENDED;
 
 	storage->nerrors = 0;
+	storage->result = SINK_DONE;
 	if (alone || old)
 		what = ask_for_stream(storage, name, err);
 	if (what == BQ_APPENDED && storage->unanswered >= UNANSWERED_MAX)
@@ -658,13 +662,16 @@ bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
 	}
 	if (what == BQ_APPENDED)
 	{
-		storage->result = begin_appends(storage, name, &first, err);
+		bool first = alone || !appends_run(storage, name);
+
+		build_head(storage, name, offset, first, rows->len);
+		if (first)
+			storage->result = begin_appends(
+				storage, name,
+				alone ? (int64_t) (storage->head.len + rows->len) : -1, err);
 		if (storage->result != SINK_DONE)
 			return BQ_FAILED;
-		build_head(storage, name, offset, first, rows->len);
 		grpc_send(storage->grpc, &storage->head, rows);
-		if (alone)
-			grpc_send_end(storage->grpc);
 		what = take_answer(storage, offset, err);
 		if (alone)
 			end_appends(storage);

@@ -262,7 +262,8 @@ reset_call(Grpc *grpc)
 
 /* Begin a call; one that still runs is ended */
 void
-grpc_begin(Grpc *grpc, const char *method, const char *const *metadata)
+grpc_begin(Grpc *grpc, const char *method, const char *const *metadata,
+		   int64_t size)
 {
 	const char *headers[12] = {"Content-Type: application/grpc", "TE: trailers",
 							   NULL};
@@ -291,6 +292,11 @@ grpc_begin(Grpc *grpc, const char *method, const char *const *metadata)
 					 plain ? (long) CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE
 						   : (long) CURL_HTTP_VERSION_2TLS);
 	curl_easy_setopt(grpc->curl, CURLOPT_POST, 1L);
+	/* with the size known, the end goes along with the last bytes */
+	if (size >= 0)
+		curl_easy_setopt(grpc->curl, CURLOPT_POSTFIELDSIZE_LARGE,
+						 (curl_off_t) (size + FRAME_HEAD));
+	grpc->sending_ended = size >= 0;
 	curl_easy_setopt(grpc->curl, CURLOPT_UPLOAD_BUFFERSIZE, 262144L);
 	curl_easy_setopt(grpc->curl, CURLOPT_READFUNCTION, give_body);
 	curl_easy_setopt(grpc->curl, CURLOPT_READDATA, grpc);
@@ -425,8 +431,8 @@ grpc_send(Grpc *grpc, const Buffer *head, const Buffer *body)
 }
 
 /* No message will follow the one that is being sent */
-void
-grpc_send_end(Grpc *grpc)
+static void
+end_sending(Grpc *grpc)
 {
 	grpc->sending_ended = true;
 	if (grpc->paused && grpc->curl != NULL)
@@ -498,7 +504,7 @@ grpc_receive(Grpc *grpc, int timeout_ms, Buffer *message, GrpcStatus *status)
 			return give_status(grpc, status);
 		left = deadline - now_ms();
 		if (!grpc->sending_ended && now_ms() >= patience)
-			grpc_send_end(grpc);
+			end_sending(grpc);
 		if (left <= 0 || grpc->broken ||
 			(grpc->cancelled != NULL && grpc->cancelled(grpc->arg)))
 		{
@@ -525,9 +531,8 @@ grpc_call(Grpc *grpc, const char *method, const char *const *metadata,
 	bool	  answered = false;
 	GrpcEvent event;
 
-	grpc_begin(grpc, method, metadata);
+	grpc_begin(grpc, method, metadata, (int64_t) request->len);
 	grpc_send(grpc, request, NULL);
-	grpc_send_end(grpc);
 	do
 	{
 		int64_t left = deadline - now_ms();

@@ -54,14 +54,16 @@ extern Grpc *grpc_open(const char *base, bool			trusted,
 					   bool (*cancelled)(void *), void *arg);
 extern void	 grpc_close(Grpc *grpc);
 
-/* A call of messages both ways; metadata are headers, NULL at the end */
+/*
+ * A call of messages both ways; metadata are headers, NULL at the end.  size
+ * is that of the one message that will be sent, -1 if there may be more.
+ */
 extern void grpc_begin(Grpc *grpc, const char *method,
-					   const char *const *metadata);
+					   const char *const *metadata, int64_t size);
 extern bool grpc_running(Grpc *grpc);
 
 /* The message is head and body; both stay valid until something came */
 extern void		 grpc_send(Grpc *grpc, const Buffer *head, const Buffer *body);
-extern void		 grpc_send_end(Grpc *grpc);
 extern GrpcEvent grpc_receive(Grpc *grpc, int timeout_ms, Buffer *message,
 							  GrpcStatus *status);
 extern void		 grpc_end(Grpc *grpc);
