@@ -43,7 +43,7 @@ my %default = (
 	partitions => [ 4, 'partitions of the topics' ],
 	table => [ '0 1000000 10000000', 'part table: rows in the table before' ],
 	alerts => [ 2000, 'part forward: fresh alerts of a round' ],
-	storage => [ 200_000, 'part storage: alerts that wait' ],
+	storage => [ 30_000, 'part storage: alerts that wait' ],
 	latency => [ 5, 'part latency: seconds of a round' ],
 	outage => [ 60, 'part outage: seconds without database and sink' ]);
 

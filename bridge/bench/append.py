@@ -69,7 +69,8 @@ appends = writer.AppendRowsStream(client, template)
 began = time.monotonic()
 sent = []
 for start in range(0, len(rows), size):
-    request = types.AppendRowsRequest(offset=start)
+    # the emulator wants the name each time
+    request = types.AppendRowsRequest(offset=start, write_stream=stream.name)
     request.proto_rows = types.AppendRowsRequest.ProtoData(
         rows=types.ProtoRows(serialized_rows=rows[start:start + size]))
     sent.append(appends.send(request))

@@ -113,7 +113,7 @@ sub append
 sub storage
 {
 	my $rows = setting('storage');
-	my $rounds = setting('rounds') > 3 ? 3 : setting('rounds');
+	my $rounds = setting('rounds') > 2 ? 2 : setting('rounds');
 	my $file = "$Bench::run/appended";
 	my %seen;
 
