@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +14,17 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t stop_signals = 0;
-static volatile sig_atomic_t reload_signal = 0;
-static char					 instance[37];
+/* Set by signal handlers, read by all threads */
+static atomic_int  stop_signals;
+static atomic_bool reload_signal;
+static char		   instance[37];
 
 /* SIGTERM, SIGINT: the first asks to stop, the second stops */
 static void
 handle_stop(int signo)
 {
 	(void) signo;
-	if (++stop_signals > 1)
+	if (atomic_fetch_add(&stop_signals, 1) > 0)
 		_exit(BRIDGE_EXIT_FORCED);
 }
 
@@ -31,24 +33,21 @@ static void
 handle_reload(int signo)
 {
 	(void) signo;
-	reload_signal = 1;
+	atomic_store(&reload_signal, true);
 }
 
 /* Did SIGHUP come since the last call? */
 bool
 process_reload_asked(void)
 {
-	bool asked = reload_signal != 0;
-
-	reload_signal = 0;
-	return asked;
+	return atomic_exchange(&reload_signal, false);
 }
 
 /* Was the bridge asked to stop? */
 bool
 bridge_stopping(void)
 {
-	return stop_signals > 0;
+	return atomic_load(&stop_signals) > 0;
 }
 
 /* Wait, unless asked to stop meanwhile */
