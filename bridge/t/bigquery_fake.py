@@ -19,6 +19,7 @@ What the test asks of it lies under /_fake:
 	GET  /_fake/log                                 the requests
 	POST /_fake/skew {"seconds": N}                 its clock
 	POST /_fake/expire                              all tokens
+	GET  /_fake/tokens                              that were given
 	POST /_fake/drop {"table": ...}                 a table
 	GET  /_fake/streams, calls                      of the Storage Write API
 	POST /_fake/expire_streams, finalize_streams, close_calls   there too
@@ -57,6 +58,7 @@ requests = []
 jobs = {}        # id -> resource
 job_seconds = 0  # how long a job runs
 tokens = {}      # token -> expiry
+given = []       # all that there were
 skew = 0
 auth = None      # (modulus, exponent, email)
 storage = None   # the module of the gRPC part, if it serves
@@ -374,6 +376,7 @@ def grant_token(form, uri):
 def new_token():
     token = "ya29." + hashlib.sha256(str((time.time(), len(tokens))).encode()).hexdigest()
     tokens[token] = time.time() + 3600
+    given.append(token)
     return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
 
 
@@ -525,6 +528,8 @@ class Handler(BaseHTTPRequestHandler):
                 faults.clear()
             elif what == "skew":
                 skew = body["seconds"]
+            elif what == "tokens":
+                return {"tokens": [{"token": t} for t in given]}
             elif what == "expire":
                 tokens.clear()
             elif what == "job_seconds":
