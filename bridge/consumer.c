@@ -136,6 +136,8 @@ consumer_create(const char *group, int lanes, KafkaReport *report, char *err,
 		{"reconnect.backoff.max.ms", "2000"},
 		{"topic.metadata.refresh.interval.ms", "10000"},
 		{"socket.keepalive.enable", "true"},
+		/* a small request does not wait for the answer to the last one */
+		{"socket.nagle.disable", "true"},
 		/* also how long a commit may wait for the group's coordinator */
 		{"session.timeout.ms", "6000"},
 		{"log.connection.close", "false"},

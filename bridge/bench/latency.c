@@ -88,10 +88,12 @@ on_delivery(rd_kafka_t *kafka, const rd_kafka_message_t *message, void *opaque)
 static void
 open_producer(Trial *trial, const char *brokers, const char *topic)
 {
-	static const char *const settings[][2] = {
-		{"linger.ms", "1"}, {"acks", "all"}, {"enable.idempotence", "true"}};
-	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	char			 err[256];
+	static const char *const settings[][2] = {{"linger.ms", "1"},
+											  {"acks", "all"},
+											  {"enable.idempotence", "true"},
+											  {"socket.nagle.disable", "true"}};
+	rd_kafka_conf_t			*conf = rd_kafka_conf_new();
+	char					 err[256];
 
 	rd_kafka_conf_set(conf, "bootstrap.servers", brokers, NULL, 0);
 	for (size_t i = 0; i < lengthof(settings); i++)
