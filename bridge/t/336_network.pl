@@ -23,6 +23,7 @@ use PgFraud::Server;
 
 need('kafka');
 need('webhooks');
+need('google');
 
 my $rounds = $ENV{ROUNDS} // 40;
 my $seed = $ENV{PG_FRAUD_SEED} // int(time() * 1000) % 1_000_000;
@@ -31,7 +32,7 @@ note "seed $seed";
 
 my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->new(proxied => 1);
-my $fake = PgFraud::FakeBigQuery->start;
+my $fake = PgFraud::FakeBigQuery->start(grpc => 1);
 my $port = free_port();
 my $dir = run_dir('network');
 my $key = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
@@ -40,6 +41,7 @@ my $receiver = PgFraud::Process->start(name => 'receiver', log => "$dir/receiver
 	command => [ $python, abs_path(dirname(__FILE__) . '/webhook_receiver.py'), $port, $key ]);
 my %proxy = (kafka => $kafka->proxy, postgres => PgFraud::Proxy->start($server->port),
 	bigquery => PgFraud::Proxy->start($fake->{port}),
+	storage => PgFraud::Proxy->start($fake->{grpc_port}),
 	webhook => PgFraud::Proxy->start($port));
 my %topic = map { $_ => $kafka->topic("network-$_", partitions => 2) }
   qw(in fraud legit alerts);
@@ -59,15 +61,17 @@ SELECT fraud.add_source('payments', '$topic{in}', 'payments',
 SELECT fraud.add_sink('kafka', 'kafka', '{"topic": "$topic{alerts}"}');
 SELECT fraud.add_sink('load', 'bigquery', '{"table": "my-project.fraud.load", "mode": "load", "every": "1 second"}', target => 'payments');
 SELECT fraud.add_sink('insert_all', 'bigquery', '{"table": "my-project.fraud.insert_all"}', target => 'payments');
+SELECT fraud.add_sink('storage', 'bigquery', '{"table": "my-project.fraud.storage", "mode": "storage_write"}', target => 'payments');
 SELECT fraud.add_sink('webhook', 'webhook', '{"url": "http://$hook/hook", "secret": "hook"}');
 END
-my @sinks = qw(kafka load insert_all webhook);
+my @sinks = qw(kafka load insert_all storage webhook);
 # A network's silence would last longer than a test: librdkafka's patience is
 # a minute
 my $bridge = PgFraud::Bridge->start($server, $kafka,
 	brokers => $kafka->proxied_address,
 	dbname => $server->connstr(host => '127.0.0.1', port => $proxy{postgres}->port),
-	env => { BIGQUERY_EMULATOR_HOST => $proxy{bigquery}->address },
+	env => { BIGQUERY_EMULATOR_HOST => $proxy{bigquery}->address,
+		BIGQUERY_STORAGE_EMULATOR_HOST => $proxy{storage}->address },
 	options => [ "--secrets-dir=$dir", '--allow-host=127.0.0.1', '-X', 'socket.timeout.ms=3000' ]);
 
 # Some records to the topic, and some rows by SQL
@@ -118,7 +122,7 @@ alert();
 settled('it works to begin with');
 
 # One of them hears nothing, says nothing, or both; the others go on.
-foreach my $which (qw(webhook bigquery kafka))
+foreach my $which (qw(webhook bigquery storage kafka))
 {
 	foreach my $way (qw(up down both))
 	{
@@ -205,7 +209,8 @@ PgFraud::Fault::each_once($made{$_}, [ map { $_->{key} } $kafka->consume($topic{
 my @alerts = split /\n/, $server->sql('SELECT event_id FROM fraud.alerts');
 PgFraud::Fault::each_once(\@alerts, [ map { $_->{headers} =~ /fraud-event-id=([0-9a-f-]{36})/ }
 	$kafka->consume($topic{alerts}) ], 'sink kafka');
-PgFraud::Fault::each_once(\@alerts, [ map { $_->{json}{event_id} } $fake->rows('load') ], 'sink load');
+PgFraud::Fault::each_once(\@alerts, [ $fake->values($_, 'event_id') ], "sink $_")
+  foreach qw(load storage);
 my %ids = map { $_->{insertId} => 1 } $fake->rows('insert_all');
 PgFraud::Fault::each_once(\@alerts, [ keys %ids ], 'sink insert_all, by insertId');
 %ids = map { $_->{id} => 1 } @{ JSON::PP->new->utf8->decode(
