@@ -18,6 +18,7 @@ struct Ahead
 	bool				running;
 	bool				ready;
 	PGconn			   *conn;
+	const char		   *sink;
 	const LedgerFilter *filter;
 	Cursor				cursor; /* with snapshots of its own */
 	int					rows;
@@ -32,9 +33,9 @@ read_ahead(void *arg)
 {
 	Ahead *ahead = arg;
 
-	ahead->ready =
-		ledger_read(ahead->conn, &ahead->cursor, ahead->filter, ahead->rows,
-					ahead->bytes, false, &ahead->page, &ahead->err);
+	ahead->ready = ledger_read(ahead->conn, ahead->sink, &ahead->cursor,
+							   ahead->filter, ahead->rows, ahead->bytes, false,
+							   &ahead->page, &ahead->err);
 	return NULL;
 }
 
@@ -53,6 +54,7 @@ ahead_start(Work *work, const LedgerPage *page)
 		ahead = work->ahead = xcalloc(1, sizeof(Ahead));
 	ahead_drop(work);
 	ahead->conn = work->conn;
+	ahead->sink = work->name;
 	ahead->filter = &work->filter;
 	ahead->cursor = work->cursor;
 	ahead->cursor.old_snapshot = xstrdup(work->cursor.old_snapshot);
@@ -121,7 +123,7 @@ ahead_take(Work *work, LedgerPage *page)
 	if (work->careful > 0 || at->batch[0] != '\0' ||
 		ahead->conn != work->conn || ahead->cursor.epoch != at->epoch ||
 		ahead->cursor.history != at->history ||
-		ahead->cursor.reviews != at->reviews ||
+		ahead->cursor.stage != at->stage ||
 		ahead->cursor.last_xid != at->last_xid ||
 		ahead->cursor.last_id != at->last_id ||
 		!same_text(ahead->cursor.old_snapshot, at->old_snapshot) ||

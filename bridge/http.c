@@ -14,6 +14,7 @@
 #include <curl/curl.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,8 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define ANSWER_MAX (4 * 1024 * 1024)
 #define RETRY_AFTER_MAX_MS (3600 * 1000)
+#define WAIT_MS 100
+#define BUSY_MS 10
 
 struct Http
 {
@@ -279,11 +282,14 @@ set_defaults(Http *http)
 	curl_easy_setopt(curl, CURLOPT_FOLLOWLOCATION, 0L);
 	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
 	curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
+	/* an authority of the operator's own, where OpenSSL's programs have it */
+	if (getenv("SSL_CERT_FILE") != NULL)
+		curl_easy_setopt(curl, CURLOPT_CAINFO, getenv("SSL_CERT_FILE"));
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS,
 					 (long) CONNECT_TIMEOUT_MS);
 	curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(curl, CURLOPT_USERAGENT, "pg_fraud/" PG_FRAUD_VERSION);
-	/* a proxy would hide from us where the request goes */
+	/* not even the environment's: it would hide where the request goes */
 	curl_easy_setopt(curl, CURLOPT_PROXY, "");
 	curl_easy_setopt(curl, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(curl, CURLOPT_OPENSOCKETDATA, http);
@@ -411,19 +417,94 @@ typedef struct HttpSlot
 	int			 number; /* of the request that runs, -1: none */
 } HttpSlot;
 
+/* A host that pools send to, however many they are; they stay for good */
+typedef struct HttpHost
+{
+	struct HttpHost *next;
+	char			*name;
+	int				 running; /* requests */
+} HttpHost;
+
+static pthread_mutex_t hosts_lock = PTHREAD_MUTEX_INITIALIZER;
+static HttpHost		  *hosts = NULL; /* under the lock */
+
 struct HttpPool
 {
 	CURLM	 *multi;
 	int		  size;
 	HttpSlot *slots;
+	HttpHost *host; /* NULL: any, without a common limit */
 };
+
+/* The host of a URL, with its port; NULL: it has none */
+static HttpHost *
+find_host(const char *url)
+{
+	CURLU	 *parsed = curl_url();
+	char	 *name = NULL;
+	char	 *port = NULL;
+	HttpHost *host = NULL;
+	Buffer	  full;
+
+	buf_init(&full);
+	if (parsed != NULL && curl_url_set(parsed, CURLUPART_URL, url, 0) == 0 &&
+		curl_url_get(parsed, CURLUPART_HOST, &name, 0) == 0 &&
+		curl_url_get(parsed, CURLUPART_PORT, &port, CURLU_DEFAULT_PORT) == 0)
+	{
+		buf_printf(&full, "%s:%s", name, port);
+		pthread_mutex_lock(&hosts_lock);
+		for (host = hosts; host != NULL; host = host->next)
+			if (strcasecmp(host->name, full.data) == 0)
+				break;
+		if (host == NULL)
+		{
+			host = xcalloc(1, sizeof(HttpHost));
+			host->name = xstrdup(full.data);
+			host->next = hosts;
+			hosts = host;
+		}
+		pthread_mutex_unlock(&hosts_lock);
+	}
+	buf_free(&full);
+	curl_free(name);
+	curl_free(port);
+	curl_url_cleanup(parsed);
+	return host;
+}
+
+/* May the pool begin another request?  Then it is counted. */
+static bool
+enter_host(HttpPool *pool)
+{
+	bool may;
+
+	if (pool->host == NULL)
+		return true;
+	pthread_mutex_lock(&hosts_lock);
+	may = pool->host->running < pool->size;
+	pool->host->running += may;
+	pthread_mutex_unlock(&hosts_lock);
+	return may;
+}
+
+/* One of the pool's requests has ended */
+static void
+leave_host(HttpPool *pool)
+{
+	if (pool->host == NULL)
+		return;
+	pthread_mutex_lock(&hosts_lock);
+	pool->host->running--;
+	pthread_mutex_unlock(&hosts_lock);
+}
 
 /* A pool; its connections are kept open between requests */
 HttpPool *
-http_pool_open(int size, bool (*cancelled)(void *), void *arg)
+http_pool_open(int size, const char *url, bool (*cancelled)(void *), void *arg)
 {
 	HttpPool *pool = xcalloc(1, sizeof(HttpPool));
 
+	pool->host = url != NULL ? find_host(url) : NULL;
 	pool->multi = curl_multi_init();
 	if (pool->multi == NULL)
 	{
@@ -491,12 +572,25 @@ reap_slots(HttpPool *pool, HttpDone done, void *arg, bool *go_on)
 		if (!done(arg, slot->number, &slot->response))
 			*go_on = false;
 		slot->number = -1;
+		leave_host(pool);
 		count++;
 	}
 	return count;
 }
 
-/* Send requests, as many at a time as the pool has places */
+/* Is what the pool sends to be given up? */
+static bool
+cancelled_pool(const HttpPool *pool)
+{
+	const Http *http = pool->slots[0].http;
+
+	return http->cancelled != NULL && http->cancelled(http->arg);
+}
+
+/*
+ * Send requests, as many at a time as the pool has places and as its host is
+ * sent by all pools.
+ */
 void
 http_pool_send(HttpPool *pool, int count, HttpPrepare prepare, HttpDone done,
 			   void *arg)
@@ -512,12 +606,21 @@ http_pool_send(HttpPool *pool, int count, HttpPrepare prepare, HttpDone done,
 		for (int i = 0; go_on && i < pool->size && next < count; i++)
 			if (pool->slots[i].number < 0)
 			{
+				if (!enter_host(pool))
+					break;
 				start_slot(pool, &pool->slots[i], next++, prepare, arg);
 				running++;
 			}
 		curl_multi_perform(pool->multi, &active);
 		running -= reap_slots(pool, done, arg, &go_on);
 		if (running > 0 && active > 0)
-			curl_multi_poll(pool->multi, NULL, 0, 100, NULL);
+			curl_multi_poll(pool->multi, NULL, 0, WAIT_MS, NULL);
+		else if (running == 0 && go_on && next < count)
+		{
+			/* others keep the host busy */
+			if (cancelled_pool(pool))
+				break;
+			curl_multi_poll(pool->multi, NULL, 0, BUSY_MS, NULL);
+		}
 	}
 }

@@ -52,7 +52,9 @@ typedef struct HttpPool HttpPool;
 typedef void (*HttpPrepare)(void *arg, int number, HttpRequest *request);
 typedef bool (*HttpDone)(void *arg, int number, const HttpResponse *response);
 
-extern HttpPool *http_pool_open(int size, bool (*cancelled)(void *), void *arg);
+/* url: of the host that all pools together send size requests to, or NULL */
+extern HttpPool *http_pool_open(int size, const char			*url,
+								bool (*cancelled)(void *), void *arg);
 extern void		 http_pool_close(HttpPool *pool);
 extern void		 http_pool_send(HttpPool *pool, int count, HttpPrepare prepare,
 								HttpDone done, void *arg);

@@ -34,28 +34,32 @@ enum
 	P_BATCH_ID,
 	P_FROM,
 	P_AGE,
+	P_SINK,
 	NPARAMS
 };
 
-/* pg_snapshot, xid8, int8, text, timestamptz, int4, interval */
-static const Oid param_types[NPARAMS] = {5038, 5038, 5069, 20, 25, 1184,
-										 23,   20,	 5069, 20, 20, 1186};
+/* pg_snapshot, xid8, int8, text, timestamptz, int4, interval, text */
+static const Oid param_types[NPARAMS] = {5038, 5038, 5069, 20, 25,	 1184, 23,
+										 20,   5069, 20,   20, 1186, 25};
 
 /* Columns of their result */
 enum
 {
 	C_SNAPSHOT,
 	C_SINCE,
+	C_PARKED,
 	C_XID,
 	C_ID,
 	C_EVENT,
 	C_ALERT_ID,
+	C_REVIEW_ID,
 	C_EVENT_ID,
 	C_DELIVERY_ID,
 	C_SKIP,
 	C_KEY,
 	C_VALUE,
-	C_MORE
+	C_MORE,
+	C_TIME
 };
 
 /* An alert without a review, for expressions that speak of both */
@@ -73,13 +77,15 @@ typedef enum Range
 	RANGES
 } Range;
 
+static const char *const stage_names[] = {"alert", "review", "parked"};
+
 /* The name of a reading statement */
 static void
-statement_name(bool reviews, Range range, bool bare, char *name, size_t size)
+statement_name(Stage stage, Range range, bool bare, char *name, size_t size)
 {
 	static const char *const ranges[RANGES] = {"interval", "tail", "history"};
 
-	snprintf(name, size, "%s_%s%s", reviews ? "review" : "alert", ranges[range],
+	snprintf(name, size, "%s_%s%s", stage_names[stage], ranges[range],
 			 bare ? "_bare" : "");
 }
 
@@ -162,24 +168,44 @@ append_history(Buffer *sql, bool reviews, const LedgerFilter *filter)
 }
 
 /*
+ * Append what was parked and is to be tried again, from the place $4, with
+ * the alert and the review.  In the order of their places, which are drawn
+ * under the sink's lock: none turns up later in what was read.
+ */
+static void
+append_parked(Buffer *sql)
+{
+	buf_append_str(
+		sql,
+		"(SELECT f.* FROM fraud.sink_failures AS f WHERE f.sink = $13 AND "
+		"f.retry > $4 AND ($9 IS NULL OR f.retry <= $10) ORDER BY f.retry "
+		"LIMIT $7) AS f JOIN fraud.alerts AS a ON a.id = f.alert_id LEFT JOIN "
+		"fraud.reviews AS r ON r.id = f.review_id ORDER BY f.retry");
+}
+
+/*
  * Append what an event consists of.  What follows from other columns is left
  * out for an alert: there may be a million of them.
  */
 static void
-append_event(Buffer *sql, bool reviews, const char *key, const char *value,
+append_event(Buffer *sql, Stage stage, const char *key, const char *value,
 			 const char *known)
 {
-	const char *age = reviews ? "r.reviewed_at" : "a.detected_at";
+	static const char *const columns[] = {
+		"SELECT a.xid, a.id, NULL::text AS event, NULL::bigint AS alert_id, "
+		"NULL::bigint AS review_id, a.event_id, NULL::text AS delivery_id, ",
+		"SELECT r.xid, r.id, CASE r.status WHEN 'cleared' THEN 'cleared' ELSE "
+		"'review' END AS event, a.id AS alert_id, r.id AS review_id, "
+		"a.event_id, a.event_id::text || '.' || r.id AS delivery_id, ",
+		"SELECT a.xid, f.retry AS id, f.event, a.id AS alert_id, r.id AS "
+		"review_id, a.event_id, concat_ws('.', a.event_id, r.id) AS "
+		"delivery_id, "};
+	/* what is to be tried again is never too old */
+	static const char *const ages[] = {"a.detected_at", "r.reviewed_at",
+									   "'infinity'::timestamptz"};
+	const char				*age = ages[stage];
 
-	if (reviews)
-		buf_append_str(sql, "SELECT r.xid, r.id, CASE r.status WHEN 'cleared' "
-							"THEN 'cleared' ELSE 'review' END AS event, a.id "
-							"AS alert_id, a.event_id, a.event_id::text || '.' "
-							"|| r.id AS delivery_id, ");
-	else
-		buf_append_str(sql, "SELECT a.xid, a.id, NULL::text AS event, "
-							"NULL::bigint AS alert_id, a.event_id, NULL::text "
-							"AS delivery_id, ");
+	buf_append_str(sql, columns[stage]);
 	buf_printf(sql,
 			   "CASE WHEN %s < s.since THEN true END AS skip, "
 			   "CASE WHEN %s < s.since THEN NULL ELSE %s END AS key, "
@@ -192,6 +218,10 @@ append_event(Buffer *sql, bool reviews, const char *key, const char *value,
 				   known);
 	else
 		buf_append_str(sql, "NULL::boolean AS more");
+	buf_printf(sql,
+			   ", CASE WHEN $12 IS NOT NULL AND %s < 'infinity' THEN "
+			   "(date_part('epoch', %s) * 1000)::bigint END AS time",
+			   age, age);
 }
 
 /*
@@ -200,26 +230,39 @@ append_event(Buffer *sql, bool reviews, const char *key, const char *value,
  * snapshot is told when it is not ours.
  */
 static void
-build_statement(Buffer *sql, bool reviews, Range range,
+build_statement(Buffer *sql, Stage stage, Range range,
 				const LedgerFilter *filter, const char *key, const char *value,
 				const char *known)
 {
+	bool reviews = stage == STAGE_REVIEW;
+
 	buf_append_str(sql,
 				   "SELECT CASE WHEN $2 IS NULL THEN s.snapshot END, s.since, "
-				   "p.* FROM (SELECT COALESCE($2, pg_current_snapshot()) AS "
-				   "snapshot, COALESCE($6, now() - $12) AS since OFFSET 0) AS "
-				   "s LEFT JOIN LATERAL (SELECT q.* FROM (");
-	append_event(sql, reviews, key, value, known);
-	buf_append_str(sql, " FROM (");
-	if (range == RANGE_HISTORY)
-		append_history(sql, reviews, filter);
+				   "EXISTS (SELECT FROM fraud.sink_failures AS f WHERE f.sink "
+				   "= $13 AND f.retry IS NOT NULL), p.* FROM (SELECT "
+				   "COALESCE($2, pg_current_snapshot()) AS snapshot, "
+				   "CASE WHEN $9 IS NULL THEN now() - $12 ELSE $6 END AS "
+				   "since OFFSET 0) AS s LEFT "
+				   "JOIN LATERAL (SELECT q.* FROM (");
+	append_event(sql, stage, key, value, known);
+	buf_append_str(sql, " FROM ");
+	if (stage == STAGE_PARKED)
+		append_parked(sql);
 	else
-		append_interval(sql, reviews, range == RANGE_TAIL, filter);
-	buf_printf(sql, ") AS %s %s", reviews ? "r" : "a",
-			   reviews ? "JOIN fraud.alerts AS a ON a.id = r.alert_id ORDER BY "
+	{
+		buf_append_str(sql, "(");
+		if (range == RANGE_HISTORY)
+			append_history(sql, reviews, filter);
+		else
+			append_interval(sql, reviews, range == RANGE_TAIL, filter);
+		buf_printf(sql, ") AS %s %s", reviews ? "r" : "a",
+				   reviews
+					   ? "JOIN fraud.alerts AS a ON a.id = r.alert_id ORDER BY "
 					   : no_review);
-	if (reviews)
-		buf_append_str(sql, range == RANGE_HISTORY ? "r.id" : "r.xid, r.id");
+		if (reviews)
+			buf_append_str(sql,
+						   range == RANGE_HISTORY ? "r.id" : "r.xid, r.id");
+	}
 	/* OFFSET 0: a value is made once, not for each place that speaks of it */
 	buf_append_str(sql, " OFFSET 0) AS q WHERE fraud.page_fits("
 						"octet_length(q.value), $8)) AS p ON true");
@@ -265,20 +308,20 @@ ledger_prepare(PGconn *conn, const SinkKind *kind, Sink *sink,
 		"DEALLOCATE ALL; SET enable_seqscan = off; SET "
 		"enable_bitmapscan = off; SET jit = off; SET "
 		"plan_cache_mode = force_generic_plan; SET work_mem = '64MB'");
-	for (int i = 0; ok && i < 4 * RANGES; i++)
+	for (int i = 0; ok && i < 6 * RANGES; i++)
 	{
-		bool   reviews = (i & 2) != 0;
 		bool   bare = (i & 1) != 0;
-		Range  range = (Range) (i / 4);
+		Stage  stage = (Stage) (i / 2 % 3);
+		Range  range = (Range) (i / 6);
 		char   name[32];
 		Buffer sql;
 
 		buf_init(&sql);
-		build_statement(&sql, reviews, range, filter,
+		build_statement(&sql, stage, range, filter,
 						bare || key.len == 0 ? "NULL::text" : key.data,
 						bare ? "NULL::text" : value.data,
 						bare || known.len == 0 ? NULL : known.data);
-		statement_name(reviews, range, bare, name, sizeof(name));
+		statement_name(stage, range, bare, name, sizeof(name));
 		ok = prepare_statement(conn, name, sql.data, err);
 		buf_free(&sql);
 	}
@@ -320,7 +363,7 @@ ledger_load(PGconn *conn, const char *sink, Cursor *cursor, PgError *err)
 	const char *params[] = {sink};
 	PGresult   *res = pg_query(
 		  conn, err,
-		  "SELECT epoch, from_id, old_snapshot, new_snapshot, stage = 'review', "
+		  "SELECT epoch, from_id, old_snapshot, new_snapshot, stage, "
 			"last_xid, last_id, batch, batch_first_id, batch_xid, batch_id, "
 			"batch_rows, batch_target, batch_since, last_batch, attempts, "
 			"position, rate FROM fraud.sink_cursor WHERE sink = $1",
@@ -343,7 +386,9 @@ ledger_load(PGconn *conn, const char *sink, Cursor *cursor, PgError *err)
 	cursor->from_id = number(res, 0, 1);
 	cursor->old_snapshot = xstrdup(field(res, 0, 2));
 	cursor->new_snapshot = xstrdup(field(res, 0, 3));
-	cursor->reviews = PQgetvalue(res, 0, 4)[0] == 't';
+	for (int i = 0; i < (int) lengthof(stage_names); i++)
+		if (strcmp(stage_names[i], PQgetvalue(res, 0, 4)) == 0)
+			cursor->stage = (Stage) i;
 	cursor->last_xid = strtoull(PQgetvalue(res, 0, 5), NULL, 10);
 	cursor->last_id = number(res, 0, 6);
 	string_copy(cursor->batch, PQgetvalue(res, 0, 7), sizeof(cursor->batch));
@@ -398,7 +443,7 @@ ledger_save(PGconn *conn, const char *sink, Cursor *cursor, bool *moved,
 	params[2] = cursor->history ? TEXT_OF("%" PRId64, cursor->from_id) : NULL;
 	params[3] = cursor->old_snapshot;
 	params[4] = cursor->new_snapshot;
-	params[5] = cursor->reviews ? "review" : "alert";
+	params[5] = stage_names[cursor->stage];
 	params[6] = TEXT_OF("%" PRIu64, cursor->last_xid);
 	params[7] = TEXT_OF("%" PRId64, cursor->last_id);
 	params[8] = batch ? cursor->batch : NULL;
@@ -452,18 +497,21 @@ is_true(const PGresult *res, int row, int column)
 
 /* Make an event of a row */
 static void
-take_event(const PGresult *res, int row, bool reviews, SinkEvent *event)
+take_event(const PGresult *res, int row, Stage stage, SinkEvent *event)
 {
-	event->event = reviews ? PQgetvalue(res, row, C_EVENT) : "alert";
-	event->alert_id = number(res, row, reviews ? C_ALERT_ID : C_ID);
-	event->review_id = reviews ? number(res, row, C_ID) : 0;
+	bool alert = stage == STAGE_ALERT;
+
+	event->event = alert ? "alert" : PQgetvalue(res, row, C_EVENT);
+	event->alert_id = number(res, row, alert ? C_ID : C_ALERT_ID);
+	event->review_id = number(res, row, C_REVIEW_ID);
 	event->event_id = PQgetvalue(res, row, C_EVENT_ID);
 	event->delivery_id =
-		PQgetvalue(res, row, reviews ? C_DELIVERY_ID : C_EVENT_ID);
+		PQgetvalue(res, row, alert ? C_EVENT_ID : C_DELIVERY_ID);
 	event->key = field(res, row, C_KEY);
 	event->value = field(res, row, C_VALUE);
 	event->value_len = (size_t) PQgetlength(res, row, C_VALUE);
 	event->more = is_true(res, row, C_MORE);
+	event->time_ms = number(res, row, C_TIME);
 }
 
 /* Make a page of a result; a result of no row has one without an id */
@@ -471,7 +519,7 @@ static void
 take_page(PGresult *res, const Cursor *cursor, int max_rows, size_t max_bytes,
 		  LedgerPage *page)
 {
-	bool   reviews = cursor->reviews;
+	int	   alert_column = cursor->stage == STAGE_ALERT ? C_ID : C_ALERT_ID;
 	size_t bytes = 0;
 
 	page->res = res;
@@ -479,19 +527,20 @@ take_page(PGresult *res, const Cursor *cursor, int max_rows, size_t max_bytes,
 		xstrdup(cursor->new_snapshot != NULL ? cursor->new_snapshot
 											 : field(res, 0, C_SNAPSHOT));
 	page->since = xstrdup(field(res, 0, C_SINCE));
+	page->parked = is_true(res, 0, C_PARKED);
 	page->nrows = field(res, 0, C_ID) != NULL ? PQntuples(res) : 0;
 	if (page->nrows == 0)
 		return;
 	page->events = xcalloc((size_t) page->nrows, sizeof(SinkEvent));
 	for (int i = 0; i < page->nrows; i++)
 	{
-		int64_t alert_id = number(res, i, reviews ? C_ALERT_ID : C_ID);
+		int64_t alert_id = number(res, i, alert_column);
 
 		if (alert_id > page->max_alert_id)
 			page->max_alert_id = alert_id;
 		bytes += (size_t) PQgetlength(res, i, C_VALUE);
 		if (!is_true(res, i, C_SKIP))
-			take_event(res, i, reviews, &page->events[page->nevents++]);
+			take_event(res, i, cursor->stage, &page->events[page->nevents++]);
 	}
 	/* what would not fit is not known, but is less than half as a rule */
 	page->full = page->nrows >= max_rows || bytes > max_bytes / 2;
@@ -524,9 +573,9 @@ range_of(const Cursor *cursor)
  * new page.  bare leaves out the sink's expressions.
  */
 bool
-ledger_read(PGconn *conn, const Cursor *cursor, const LedgerFilter *filter,
-			int max_rows, size_t max_bytes, bool bare, LedgerPage *page,
-			PgError *err)
+ledger_read(PGconn *conn, const char *sink, const Cursor *cursor,
+			const LedgerFilter *filter, int max_rows, size_t max_bytes,
+			bool bare, LedgerPage *page, PgError *err)
 {
 	bool		again = cursor->batch[0] != '\0';
 	int			rows = again ? cursor->batch_rows : max_rows;
@@ -560,9 +609,10 @@ ledger_read(PGconn *conn, const Cursor *cursor, const LedgerFilter *filter,
 	params[P_BATCH_XID] = again ? batch_xid : NULL;
 	params[P_BATCH_ID] = again ? batch_id : NULL;
 	params[P_FROM] = from;
-	params[P_AGE] = again ? NULL : filter->max_age;
+	params[P_AGE] = filter->max_age;
+	params[P_SINK] = sink;
 
-	statement_name(cursor->reviews, range_of(cursor), bare, name, sizeof(name));
+	statement_name(cursor->stage, range_of(cursor), bare, name, sizeof(name));
 	res = PQexecPrepared(conn, name, NPARAMS, params, NULL, NULL, 0);
 	if (PQresultStatus(res) != PGRES_TUPLES_OK)
 	{
@@ -596,6 +646,42 @@ ledger_refuse(PGconn *conn, const char *sink, const SinkEvent *event,
 				   "review_id, event_id, reason) VALUES ($1, $2, $3, $4, $5, "
 				   "$6) ON CONFLICT DO NOTHING",
 				   6, params);
+	PQclear(res);
+	return res != NULL;
+}
+
+/*
+ * A page of what was parked is done: what was accepted is parked no more, the
+ * rest is with its new reason.
+ */
+bool
+ledger_unpark(PGconn *conn, const char *sink, const LedgerPage *page,
+			  PgError *err)
+{
+	char		alert_id[24];
+	char		review_id[24];
+	char		last[24];
+	const char *params[] = {sink, alert_id, review_id, NULL};
+	const char *all[] = {sink, last};
+	PGresult   *res;
+
+	for (int i = 0; i < page->nevents; i++)
+	{
+		const SinkEvent *event = &page->events[i];
+
+		if (event->refused == NULL)
+			continue;
+		snprintf(alert_id, sizeof(alert_id), "%" PRId64, event->alert_id);
+		snprintf(review_id, sizeof(review_id), "%" PRId64, event->review_id);
+		params[3] = event->refused;
+		res = pg_query(conn, err, "SELECT fraud.park_again($1, $2, $3, $4)", 4,
+					   params);
+		PQclear(res);
+		if (res == NULL)
+			return false;
+	}
+	snprintf(last, sizeof(last), "%" PRId64, page->last_id);
+	res = pg_query(conn, err, "SELECT fraud.unpark($1, $2)", 2, all);
 	PQclear(res);
 	return res != NULL;
 }

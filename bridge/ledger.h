@@ -7,6 +7,14 @@
 
 #include "sink.h"
 
+/* What an interval is made of, one after the other */
+typedef enum Stage
+{
+	STAGE_ALERT,
+	STAGE_REVIEW,
+	STAGE_PARKED /* what was refused and is to be tried again */
+} Stage;
+
 /* fraud.sink_cursor, as the sink's thread knows it */
 typedef struct Cursor
 {
@@ -15,7 +23,7 @@ typedef struct Cursor
 	int64_t	 from_id;
 	char	*old_snapshot; /* all that this one sees is done */
 	char	*new_snapshot; /* NULL: no interval is open */
-	bool	 reviews;	   /* stage: alerts are done in this interval */
+	Stage	 stage;
 	uint64_t last_xid;
 	int64_t	 last_id;
 	char	 batch[37]; /* empty: none is being sent */
@@ -54,8 +62,9 @@ typedef struct LedgerPage
 	PGresult  *res;
 	SinkEvent *events;
 	int		   nevents;
-	int		   nrows; /* with those skipped */
-	bool	   full;  /* it was cut: there may be more */
+	int		   nrows;  /* with those skipped */
+	bool	   full;   /* it was cut: there may be more */
+	bool	   parked; /* some of those parked are to be tried again */
 	char	  *snapshot;
 	char	  *since;
 	int64_t	   first_id;
@@ -70,12 +79,14 @@ extern bool ledger_load(PGconn *conn, const char *sink, Cursor *cursor,
 						PgError *err);
 extern bool ledger_save(PGconn *conn, const char *sink, Cursor *cursor,
 						bool *moved, PgError *err);
-extern bool ledger_read(PGconn *conn, const Cursor *cursor,
+extern bool ledger_read(PGconn *conn, const char *sink, const Cursor *cursor,
 						const LedgerFilter *filter, int max_rows,
 						size_t max_bytes, bool bare, LedgerPage *page,
 						PgError *err);
 extern bool ledger_refuse(PGconn *conn, const char *sink,
 						  const SinkEvent *event, PgError *err);
+extern bool ledger_unpark(PGconn *conn, const char *sink,
+						  const LedgerPage *page, PgError *err);
 extern void ledger_page_free(LedgerPage *page);
 extern void cursor_free(Cursor *cursor);
 

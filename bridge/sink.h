@@ -53,6 +53,7 @@ typedef struct SinkSetup
 	const SinkColumn *columns; /* of the target, without the marks */
 	int				  ncolumns;
 	bool			  reviews;	  /* events other than alerts are sent too */
+	int64_t			  max_age_ms; /* 0: none */
 	const char		 *last_batch; /* uuid of the last one done, or NULL */
 	int64_t			  position;	  /* highest alert id done */
 	const char		 *batch;	  /* uuid of the one in doubt, or NULL */
@@ -68,6 +69,7 @@ typedef struct SinkEvent
 	const char *event; /* alert, review or cleared */
 	int64_t		alert_id;
 	int64_t		review_id;	 /* 0 for an alert */
+	int64_t		time_ms;	 /* when it came about, if there is a max_age */
 	const char *event_id;	 /* of the alert */
 	const char *delivery_id; /* of this event: the same at every try */
 	const char *key;		 /* what SinkKind.key made; may be NULL */

@@ -91,14 +91,10 @@ begin_batch(Work *work, const LedgerPage *page)
 	return work_save(work);
 }
 
-/* Commit that a batch is done together with what was refused of it */
-static Step
-keep_refused(Work *work, const LedgerPage *page)
+/* Note what was refused of a batch */
+static bool
+write_refused(Work *work, const LedgerPage *page)
 {
-	Step step;
-
-	if (!pg_command(work->conn, &work->err, "BEGIN"))
-		return STEP_DATABASE;
 	for (int i = 0; i < page->nevents; i++)
 	{
 		const SinkEvent *event = &page->events[i];
@@ -107,14 +103,31 @@ keep_refused(Work *work, const LedgerPage *page)
 			continue;
 		log_warning("sink \"%s\": %s of alert %lld was refused: %s", work->name,
 					event->event, (long long) event->alert_id, event->refused);
-		if (!ledger_refuse(work->conn, work->name, event, &work->err))
-			return STEP_DATABASE;
+		if (work->cursor.stage != STAGE_PARKED &&
+			!ledger_refuse(work->conn, work->name, event, &work->err))
+			return false;
 	}
+	return work->cursor.stage != STAGE_PARKED ||
+		   ledger_unpark(work->conn, work->name, page, &work->err);
+}
+
+/* Commit that a batch is done together with what was refused of it */
+static Step
+keep_refused(Work *work, const LedgerPage *page)
+{
+	Step step;
+
+	if (!pg_command(work->conn, &work->err, "BEGIN") ||
+		!write_refused(work, page))
+		return STEP_DATABASE;
 	step = work_save(work);
-	if (step != STEP_MORE)
+	if (step == STEP_DATABASE)
 		return step;
-	return pg_command(work->conn, &work->err, "COMMIT") ? STEP_MORE
-														: STEP_DATABASE;
+	/* when it was placed elsewhere, this batch does not matter any more */
+	return pg_command(work->conn, &work->err,
+					  step == STEP_MORE ? "COMMIT" : "ROLLBACK")
+			   ? step
+			   : STEP_DATABASE;
 }
 
 /* A batch is done */
@@ -138,24 +151,35 @@ end_batch(Work *work, const LedgerPage *page)
 	cursor->failed += refused;
 	work_succeeded(work);
 	measure_rate(work, page->nevents);
-	return refused > 0 ? keep_refused(work, page) : STEP_MORE;
+	return refused > 0 || cursor->stage == STAGE_PARKED
+			   ? keep_refused(work, page)
+			   : STEP_MORE;
 }
 
-/* Are they all refused, and so many in a row that it is not their fault? */
+/*
+ * Are they all refused, and so many in a row that it is not their fault?  Then
+ * the batch was done, but with nothing in it: its rows are read again, as
+ * another batch, when the sink goes on.
+ */
 static Step
 check_refused(Work *work, const LedgerPage *page)
 {
 	SinkError err = {0};
+	Step	  step;
 	int		  refused = 0;
 
 	for (int i = 0; i < page->nevents; i++)
 		refused += page->events[i].refused != NULL;
-	if (refused < page->nevents ||
+	if (work->cursor.stage == STAGE_PARKED || refused < page->nevents ||
 		work->refused_run + refused < work->kind->max_refused)
 		return STEP_MORE;
 	sink_error(&err, "%d rows in a row were refused, the last: %s",
 			   work->refused_run + refused, page->events[refused - 1].refused);
-	return work_stop(work, &err);
+	string_copy(work->cursor.last_batch, work->cursor.batch,
+				sizeof(work->cursor.last_batch));
+	work->cursor.batch[0] = '\0';
+	step = work_save(work);
+	return step == STEP_MORE ? work_stop(work, &err) : step;
 }
 
 /* Send a batch until it is done; meanwhile the next is read */
@@ -220,6 +244,13 @@ fields_missing(Work *work, const LedgerPage *page)
 	return false;
 }
 
+/* What an interval begins with */
+static Stage
+first_stage(const Work *work)
+{
+	return work->filter.alerts ? STAGE_ALERT : STAGE_REVIEW;
+}
+
 /* Nothing more in this stage: the next one, or the interval is done */
 static Step
 end_stage(Work *work, const LedgerPage *page)
@@ -230,9 +261,14 @@ end_stage(Work *work, const LedgerPage *page)
 		cursor->new_snapshot = xstrdup(page->snapshot);
 	cursor->last_xid = 0;
 	cursor->last_id = 0;
-	if (!cursor->reviews && work->setup.reviews)
+	if (cursor->stage == STAGE_ALERT && work->setup.reviews)
 	{
-		cursor->reviews = true;
+		cursor->stage = STAGE_REVIEW;
+		return STEP_MORE;
+	}
+	if (cursor->stage != STAGE_PARKED && page->parked)
+	{
+		cursor->stage = STAGE_PARKED;
 		return STEP_MORE;
 	}
 	free(cursor->old_snapshot);
@@ -240,7 +276,7 @@ end_stage(Work *work, const LedgerPage *page)
 	cursor->new_snapshot = NULL;
 	cursor->history = false;
 	cursor->from_id = 0;
-	cursor->reviews = !work->filter.alerts;
+	cursor->stage = first_stage(work);
 	if (work->interval_rows > 0)
 		return STEP_MORE;
 	if (work->interval_draining)
@@ -289,7 +325,7 @@ read_carefully(Work *work, LedgerPage *page)
 		return STEP_MORE;
 	}
 	pg_error_text(&work->err, text, sizeof(text));
-	if (!ledger_read(work->conn, cursor, &work->filter, 1,
+	if (!ledger_read(work->conn, work->name, cursor, &work->filter, 1,
 					 work->kind->max_bytes, true, page, &work->err))
 		return STEP_DATABASE;
 	if (page->nevents > 0)
@@ -306,7 +342,7 @@ read_page(Work *work, LedgerPage *page)
 	Step	step = STEP_MORE;
 
 	if (!ahead_take(work, page) &&
-		!ledger_read(work->conn, cursor, &work->filter,
+		!ledger_read(work->conn, work->name, cursor, &work->filter,
 					 work->careful > 0 ? 1 : work->page_rows,
 					 work->kind->max_bytes, false, page, &work->err))
 		step = read_carefully(work, page);
@@ -369,8 +405,7 @@ work_step(Work *work)
 	{
 		work->interval_rows = 0;
 		work->interval_draining = forward_draining();
-		if (!work->filter.alerts)
-			cursor->reviews = true;
+		cursor->stage = first_stage(work);
 	}
 	step = read_page(work, &page);
 	if (page.res != NULL && step == STEP_MORE)

@@ -334,25 +334,37 @@ count_refused(const SinkBatch *batch)
 	return n;
 }
 
+/*
+ * Have a new producer.  It knows the topic before it is used: by itself it
+ * would ask for that only once a second.
+ */
+static SinkResult
+renew(Sink *sink, SinkError *err)
+{
+	SinkResult result;
+
+	log_debug("sink \"%s\": renewing its producer", sink->setup->name);
+	producer_destroy(sink->producer);
+	sink->producer = NULL;
+	result = take_over(sink, err);
+	if (result == SINK_DONE)
+		result = check_topic(sink, err);
+	if (result != SINK_DONE)
+		return result == SINK_RETRY ? SINK_REOPEN : result;
+	sink->renew = false;
+	return SINK_DONE;
+}
+
 /* Begin a transaction, by a new producer if the last one is done with */
 static SinkResult
 begin(Sink *sink, SinkError *err)
 {
+	SinkResult			result = sink->renew ? renew(sink, err) : SINK_DONE;
 	rd_kafka_resp_err_t code;
 	char				text[512];
 
-	if (sink->renew)
-	{
-		SinkResult result;
-
-		log_debug("sink \"%s\": renewing its producer", sink->setup->name);
-		producer_destroy(sink->producer);
-		sink->producer = NULL;
-		result = take_over(sink, err);
-		if (result != SINK_DONE)
-			return result == SINK_RETRY ? SINK_REOPEN : result;
-		sink->renew = false;
-	}
+	if (result != SINK_DONE)
+		return result;
 	if (!producer_failed(rd_kafka_begin_transaction(sink->producer), &code,
 						 text, sizeof(text)))
 		return SINK_DONE;
@@ -397,6 +409,7 @@ static SinkResult
 send_transaction(Sink *sink, SinkBatch *batch, SinkError *err)
 {
 	SinkResult result = begin(sink, err);
+	int64_t	   position;
 
 	if (result != SINK_DONE)
 		return result;
@@ -419,8 +432,10 @@ send_transaction(Sink *sink, SinkBatch *batch, SinkError *err)
 		if (i % 1000 == 999)
 			rd_kafka_poll(sink->producer, 0);
 	}
-	return commit(sink, batch->uuid, batch->events[batch->nevents - 1].alert_id,
-				  err);
+	/* what is tried again lies before what was sent */
+	position = batch->events[batch->nevents - 1].alert_id;
+	return commit(sink, batch->uuid,
+				  position > sink->position ? position : sink->position, err);
 }
 
 /*
@@ -452,18 +467,23 @@ kafka_send(Sink *sink, SinkBatch *batch, SinkError *err)
 		sink->producer = NULL;
 		if (result != SINK_REOPEN || count_refused(batch) == refused)
 			return result;
-		result = take_over(sink, err);
+		result = renew(sink, err);
 		if (result != SINK_DONE)
-			return result == SINK_RETRY ? SINK_REOPEN : result;
+			return result;
 	}
 }
 
-/* Nothing to send: renew the bookmark in time, by an empty transaction */
+/*
+ * Nothing to send: time for what would keep the next batch waiting, and to
+ * renew the bookmark before Kafka forgets it, by an empty transaction
+ */
 static SinkResult
 kafka_idle(Sink *sink, SinkError *err)
 {
-	SinkResult result;
+	SinkResult result = sink->renew ? renew(sink, err) : SINK_DONE;
 
+	if (result != SINK_DONE)
+		return result;
 	if (sink->done[0] == '\0' || now_ms() < sink->refresh_at)
 		return SINK_DONE;
 	result = begin(sink, err);

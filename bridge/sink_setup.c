@@ -138,6 +138,7 @@ take_config(Work *work, const PGresult *res)
 		work->target = xstrdup(PQgetvalue(res, 0, 3));
 	string_copy(work->target_oid, PQgetvalue(res, 0, 5),
 				sizeof(work->target_oid));
+	work->setup.max_age_ms = strtoll(PQgetvalue(res, 0, 6), NULL, 10);
 	if (!PQgetisnull(res, 0, 4))
 		work->entity = xstrdup(PQgetvalue(res, 0, 4));
 	if (work->kind == NULL || work->setup.options == NULL ||
@@ -169,7 +170,8 @@ read_config(Work *work)
 		work->conn, &work->err,
 		"SELECT s.kind, s.options, s.target IS NOT NULL, CASE WHEN c.oid IS "
 		"NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, w.entity, "
-		"s.target::oid FROM fraud.sink_config AS s LEFT JOIN "
+		"s.target::oid, (date_part('epoch', (s.options ->> "
+		"'max_age')::interval) * 1000)::bigint FROM fraud.sink_config AS s LEFT JOIN "
 		"(pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON "
 		"c.oid = s.target LEFT JOIN fraud.watch_config AS w ON w.target = "
 		"s.target WHERE s.name = $1",

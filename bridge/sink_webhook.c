@@ -192,7 +192,8 @@ webhook_open(const SinkSetup *setup, Sink **result, SinkError *err)
 
 	sink->setup = setup;
 	sink->url = json_string_value(json_object_get(setup->options, "url"));
-	sink->pool = http_pool_open(size, setup->cancelled, setup->cancel_arg);
+	sink->pool =
+		http_pool_open(size, sink->url, setup->cancelled, setup->cancel_arg);
 	sink->accepted = xcalloc(BATCH_ROWS, sizeof(bool));
 	sink->order = xcalloc(BATCH_ROWS, sizeof(int));
 	sink->requests = xcalloc(BATCH_ROWS, sizeof(Headers));
@@ -312,6 +313,15 @@ done(void *arg, int number, const HttpResponse *response)
 	return sink->result == SINK_DONE;
 }
 
+/* Has an event become too old while it was tried again and again? */
+static bool
+too_old(const Sink *sink, const SinkEvent *event)
+{
+	return sink->setup->max_age_ms > 0 && event->time_ms != 0 &&
+		   (int64_t) time(NULL) * 1000 - event->time_ms >
+			   sink->setup->max_age_ms;
+}
+
 /* Send what was not accepted yet */
 static SinkResult
 webhook_send(Sink *sink, SinkBatch *batch, SinkError *err)
@@ -322,8 +332,16 @@ webhook_send(Sink *sink, SinkBatch *batch, SinkError *err)
 		memset(sink->accepted, 0, BATCH_ROWS * sizeof(bool));
 	string_copy(sink->uuid, batch->uuid, sizeof(sink->uuid));
 	for (int i = 0; i < batch->nevents; i++)
-		if (!sink->accepted[i] && batch->events[i].refused == NULL)
+	{
+		SinkEvent *event = &batch->events[i];
+
+		if (sink->accepted[i] || event->refused != NULL)
+			continue;
+		if (batch->again && too_old(sink, event))
+			sink_refuse(event, "it was not accepted within max_age");
+		else
 			sink->order[count++] = i;
+	}
 	sink->batch = batch;
 	sink->err = err;
 	sink->result = SINK_DONE;

@@ -90,19 +90,24 @@ GRANT EXECUTE ON FUNCTION
     fraud.alter_sink(text, jsonb, regclass),
     fraud.drop_sink(text),
     fraud.pause_sink(text),
-    fraud.resume_sink(text, bigint)
+    fraud.resume_sink(text, bigint),
+    fraud.resume_sink(text, timestamptz),
+    fraud.retry_parked(text, bigint[])
     TO fraud_operator, fraud_admin;
 GRANT EXECUTE ON FUNCTION
     fraud.system_identity(),
     fraud.open_sink(text),
     fraud.alert_json(bigint, uuid, text, timestamptz, timestamptz, numeric, text[], jsonb),
     fraud.page_fits(int, bigint),
+    fraud.park_again(text, bigint, bigint, text),
+    fraud.unpark(text, bigint),
     fraud.evict_sink(text, interval),
     fraud.report_sink(text, boolean, text, text)
     TO fraud_bridge;
 GRANT EXECUTE ON FUNCTION fraud.sink_lag(fraud.sink_cursor, text) TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.sinks TO fraud_reader, fraud_operator, fraud_admin, fraud_bridge;
-GRANT SELECT ON fraud.sink_failures TO fraud_operator, fraud_admin;
+GRANT EXECUTE ON FUNCTION fraud.prune_alerts(timestamptz, int) TO fraud_admin;
+GRANT SELECT ON fraud.sink_failures, fraud.parked TO fraud_operator, fraud_admin;
 GRANT SELECT ON fraud.sink_config TO fraud_bridge;
 GRANT SELECT, UPDATE ON fraud.sink_cursor TO fraud_bridge;
 GRANT SELECT, INSERT ON fraud.sink_failures TO fraud_bridge;

@@ -48,7 +48,7 @@ CREATE TABLE fraud.sink_cursor (
     old_snapshot      pg_snapshot NOT NULL,
     new_snapshot      pg_snapshot,
     stage             text NOT NULL DEFAULT 'alert'
-        CHECK (stage OPERATOR(pg_catalog.=) ANY (ARRAY['alert', 'review'])),
+        CHECK (stage OPERATOR(pg_catalog.=) ANY (ARRAY['alert', 'review', 'parked'])),
     last_xid          xid8 NOT NULL DEFAULT '0',
     last_id           bigint NOT NULL DEFAULT 0,
     batch             uuid,
@@ -79,7 +79,7 @@ COMMENT ON COLUMN fraud.sink_cursor.epoch IS 'Number of times that it was placed
 COMMENT ON COLUMN fraud.sink_cursor.from_id IS 'Set while history is read: the first alert id of it';
 COMMENT ON COLUMN fraud.sink_cursor.old_snapshot IS 'All that this snapshot sees is done with';
 COMMENT ON COLUMN fraud.sink_cursor.new_snapshot IS 'What this snapshot sees is being sent; NULL when nothing is';
-COMMENT ON COLUMN fraud.sink_cursor.stage IS 'Part of the interval being sent: alerts, then reviews';
+COMMENT ON COLUMN fraud.sink_cursor.stage IS 'Part of the interval being sent: alerts, then reviews, then parked ones that are to be tried again';
 COMMENT ON COLUMN fraud.sink_cursor.last_xid IS 'Transaction of the last row done within the interval';
 COMMENT ON COLUMN fraud.sink_cursor.last_id IS 'Id of the last row done within the interval';
 COMMENT ON COLUMN fraud.sink_cursor.batch IS 'Identity of the batch being sent, the same at every try';
@@ -110,8 +110,14 @@ CREATE TABLE fraud.sink_failures (
     review_id bigint,
     event_id  uuid NOT NULL,
     reason    text NOT NULL,
-    failed_at timestamptz NOT NULL DEFAULT now()
+    failed_at timestamptz NOT NULL DEFAULT now(),
+    -- place among those that are to be tried again, drawn under the sink's lock:
+    -- what is committed later lies behind what a batch holds
+    retry     bigint
 );
+CREATE SEQUENCE fraud.sink_failures_retry_seq OWNED BY fraud.sink_failures.retry;
+CREATE UNIQUE INDEX sink_failures_retry_idx ON fraud.sink_failures (sink, retry)
+    WHERE retry IS NOT NULL;
 -- a batch that is sent again is refused again
 CREATE UNIQUE INDEX sink_failures_event_idx
     ON fraud.sink_failures (sink, alert_id, (coalesce(review_id, 0)));
@@ -124,6 +130,7 @@ COMMENT ON COLUMN fraud.sink_failures.review_id IS 'The review, see fraud.review
 COMMENT ON COLUMN fraud.sink_failures.event_id IS 'The alert''s event_id';
 COMMENT ON COLUMN fraud.sink_failures.reason IS 'What the receiver answered';
 COMMENT ON COLUMN fraud.sink_failures.failed_at IS 'When it was refused';
+COMMENT ON COLUMN fraud.sink_failures.retry IS 'Place among those that are to be tried again; NULL: it is not';
 
 -- A sink that writes to a stream by offsets: where its last batch lies on it.
 -- Saved before the batch is sent, so that it goes to the same place again.
@@ -150,6 +157,7 @@ SELECT pg_catalog.pg_extension_config_dump('fraud.sink_cursor', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_streams', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('fraud.sink_failures_retry_seq', '');
 
 -- pg_control_checkpoint() names the timeline of the last checkpoint, which a
 -- promotion leaves behind for a while; the name of the WAL file is up to date.
@@ -686,6 +694,130 @@ $$;
 COMMENT ON FUNCTION fraud.resume_sink(text, bigint) IS
     'Lets a paused or stopped sink go on, where it was or at the alert from_id';
 
+-- Ids are drawn as alerts are made, but a transaction that lasts long may have
+-- drawn a lower one: none that is as late as that is left out, and a few that
+-- are earlier may be sent too.
+CREATE FUNCTION fraud.resume_sink(name text, since timestamptz) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM fraud.lock_sink(name);
+    IF since IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'the time from which a sink is to send again is missing';
+    END IF;
+    PERFORM fraud.resume_sink(name, from_id => coalesce(
+        (SELECT min(a.id) FROM fraud.alerts AS a WHERE a.detected_at >= since),
+        (SELECT max(a.id) + 1 FROM fraud.alerts AS a), 1));
+END
+$$;
+COMMENT ON FUNCTION fraud.resume_sink(text, timestamptz) IS
+    'Lets a sink go on at the first alert that was made at that time or later, also if it sent that before';
+
+-- The bridge tries them in this order, behind what is new.
+CREATE FUNCTION fraud.retry_parked(sink text, ids bigint[] DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    unknown bigint;
+    asked bigint;
+BEGIN
+    PERFORM fraud.lock_sink(sink);
+    SELECT i INTO unknown FROM unnest(ids) AS i
+     WHERE NOT EXISTS (SELECT FROM fraud.sink_failures AS f
+                        WHERE f.id = i AND f.sink = retry_parked.sink)
+     ORDER BY i LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+            MESSAGE = format('sink "%s" has parked nothing with id %s', sink, coalesce(unknown::text, 'NULL')),
+            HINT = 'See fraud.parked.';
+    END IF;
+    WITH chosen AS (
+        SELECT f.id, nextval('fraud.sink_failures_retry_seq') AS place
+          FROM (SELECT g.id FROM fraud.sink_failures AS g
+                 WHERE g.sink = retry_parked.sink AND g.retry IS NULL
+                   AND (ids IS NULL OR g.id = ANY (ids))
+                   AND EXISTS (SELECT FROM fraud.alerts AS a WHERE a.id = g.alert_id)
+                 ORDER BY g.alert_id, g.review_id NULLS FIRST) AS f)
+    UPDATE fraud.sink_failures AS f SET retry = c.place FROM chosen AS c WHERE c.id = f.id;
+    GET DIAGNOSTICS asked = ROW_COUNT;
+    RETURN asked;
+END
+$$;
+COMMENT ON FUNCTION fraud.retry_parked(text, bigint[]) IS
+    'Has a sink try again what its receiver refused, all of it or those with these ids of fraud.parked; returns how many';
+
+CREATE FUNCTION fraud.park_again(sink text, alert_id bigint, review_id bigint, reason text) RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    UPDATE fraud.sink_failures AS f
+       SET retry = NULL, reason = park_again.reason, failed_at = clock_timestamp()
+     WHERE f.sink = park_again.sink AND f.alert_id = park_again.alert_id
+       AND coalesce(f.review_id, 0) = coalesce(park_again.review_id, 0) AND f.retry IS NOT NULL
+    $$;
+COMMENT ON FUNCTION fraud.park_again(text, bigint, bigint, text) IS
+    'Internal: for the bridge; keeps what was tried again and refused again, with the new reason';
+
+CREATE FUNCTION fraud.unpark(sink text, last bigint) RETURNS void
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    DELETE FROM fraud.sink_failures AS f WHERE f.sink = unpark.sink AND f.retry <= last
+    $$;
+COMMENT ON FUNCTION fraud.unpark(text, bigint) IS
+    'Internal: for the bridge; forgets what was tried again, up to that place, and accepted';
+
+-- What a sink has yet to send, what the branch has yet to ask about, and what
+-- is to be tried again stays.
+CREATE FUNCTION fraud.prune_alerts(before timestamptz, batch int DEFAULT 100000, OUT deleted bigint, OUT kept bigint, OUT waits_for text[])
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM fraud.require_role('fraud_admin');
+    IF before IS NULL OR coalesce(batch, 0) < 1 THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'before and batch must be given, and batch be positive';
+    END IF;
+    WITH chosen AS MATERIALIZED (
+    SELECT a.id, array_remove(array_agg(DISTINCT w.name), NULL) AS held_by
+      FROM (SELECT b.* FROM fraud.alerts AS b WHERE b.detected_at < before
+             ORDER BY b.id LIMIT batch) AS a
+      LEFT JOIN LATERAL (
+            SELECT format('sink %s', s.name) AS name
+              FROM fraud.sink_config AS s JOIN fraud.sink_cursor AS c ON c.sink = s.name
+             WHERE (a.forward AND CASE WHEN c.from_id IS NULL
+                        THEN NOT pg_visible_in_snapshot(a.xid, c.old_snapshot)
+                        ELSE a.id > c.last_id OR c.stage <> 'alert' END)
+                OR EXISTS (SELECT FROM fraud.reviews AS r WHERE r.alert_id = a.id
+                              AND NOT pg_visible_in_snapshot(r.xid, c.old_snapshot))
+                OR EXISTS (SELECT FROM fraud.sink_failures AS f
+                            WHERE f.sink = s.name AND f.alert_id = a.id AND f.retry IS NOT NULL)
+            UNION ALL
+            SELECT format('branch of source %s', q.name)
+              FROM fraud.source_config AS q
+              LEFT JOIN fraud.branch_positions AS p
+                ON p.source = q.name AND p.kafka_partition = a.kafka_partition
+             WHERE q.name = a.source
+               AND num_nonnulls(q.fraud_topic, q.legit_topic, q.dead_letter_topic) > 0
+               AND a.kafka_offset >= coalesce(p.next_offset, -1)) AS w ON true
+     GROUP BY a.id),
+    gone AS (SELECT p.id FROM chosen AS p WHERE p.held_by = '{}'),
+    parked AS (DELETE FROM fraud.sink_failures AS f USING gone AS g WHERE f.alert_id = g.id),
+    reviews AS (DELETE FROM fraud.reviews AS r USING gone AS g WHERE r.alert_id = g.id),
+    alerts AS (DELETE FROM fraud.alerts AS a USING gone AS g WHERE a.id = g.id RETURNING a.id)
+    SELECT (SELECT count(*) FROM alerts),
+           (SELECT count(*) FROM chosen AS p WHERE p.held_by <> '{}'),
+           (SELECT array_agg(DISTINCT h.name) FROM chosen AS p, unnest(p.held_by) AS h (name))
+      INTO deleted, kept, waits_for;
+END
+$$;
+COMMENT ON FUNCTION fraud.prune_alerts(timestamptz, int) IS
+    'Deletes alerts made before that time, with their reviews, at most so many, oldest first; what a sink has yet to send or a branch to ask about is kept, and who it waits for is told';
+
 -- The statement that lets a sink go on in the system the database is in now.
 -- In another system the first alert not known as sent is looked for by the
 -- snapshots of the old one: they still hold for the rows that came from there.
@@ -827,6 +959,7 @@ SELECT s.name, s.kind, s.target, s.options,
        CASE WHEN c.updated_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '10 s'::interval)
             THEN c.rate ELSE 0 END AS rate,
        c.sent, c.skipped, c.failed, c.retries, c.sent_at,
+       (SELECT pg_catalog.count(*) FROM fraud.sink_failures AS f WHERE f.sink OPERATOR(pg_catalog.=) s.name) AS parked,
        s.last_error, s.last_error_at, s.stopped_at, s.stopped_reason, s.stopped_hint,
        s.changed_by, s.changed_at
   FROM fraud.sink_config AS s
@@ -849,6 +982,7 @@ COMMENT ON COLUMN fraud.sinks.skipped IS 'Rows passed over because of their age'
 COMMENT ON COLUMN fraud.sinks.failed IS 'Rows refused by the receiver, see fraud.sink_failures';
 COMMENT ON COLUMN fraud.sinks.retries IS 'Times that a batch had to be sent again';
 COMMENT ON COLUMN fraud.sinks.sent_at IS 'When a batch was last accepted';
+COMMENT ON COLUMN fraud.sinks.parked IS 'Rows that the receiver refused and that were not accepted since, see fraud.parked';
 COMMENT ON COLUMN fraud.sinks.last_error IS 'The last failure';
 COMMENT ON COLUMN fraud.sinks.last_error_at IS 'When that was';
 COMMENT ON COLUMN fraud.sinks.stopped_at IS 'When the bridge stopped it';
@@ -856,3 +990,22 @@ COMMENT ON COLUMN fraud.sinks.stopped_reason IS 'Why the bridge stopped it';
 COMMENT ON COLUMN fraud.sinks.stopped_hint IS 'The statement that lets it go on';
 COMMENT ON COLUMN fraud.sinks.changed_by IS 'Who changed it last';
 COMMENT ON COLUMN fraud.sinks.changed_at IS 'When it was changed last';
+
+CREATE VIEW fraud.parked AS
+SELECT f.id, f.sink, f.event, f.alert_id, f.review_id, f.event_id, f.reason, f.failed_at,
+       f.retry IS NOT NULL AS retrying, a.table_name, a.detected_at, a.transaction
+  FROM fraud.sink_failures AS f
+  LEFT JOIN fraud.alerts AS a ON a.id OPERATOR(pg_catalog.=) f.alert_id;
+COMMENT ON VIEW fraud.parked IS 'What receivers refused for good, and why; fraud.retry_parked tries it again';
+COMMENT ON COLUMN fraud.parked.id IS 'Ascending key';
+COMMENT ON COLUMN fraud.parked.sink IS 'The sink''s name';
+COMMENT ON COLUMN fraud.parked.event IS 'alert, review or cleared';
+COMMENT ON COLUMN fraud.parked.alert_id IS 'The alert';
+COMMENT ON COLUMN fraud.parked.review_id IS 'The review; NULL for the alert itself';
+COMMENT ON COLUMN fraud.parked.event_id IS 'The alert''s event_id';
+COMMENT ON COLUMN fraud.parked.reason IS 'What the receiver answered';
+COMMENT ON COLUMN fraud.parked.failed_at IS 'When that was';
+COMMENT ON COLUMN fraud.parked.retrying IS 'Whether the bridge is about to try it again';
+COMMENT ON COLUMN fraud.parked.table_name IS 'The watched table';
+COMMENT ON COLUMN fraud.parked.detected_at IS 'When the row was judged';
+COMMENT ON COLUMN fraud.parked.transaction IS 'The row';

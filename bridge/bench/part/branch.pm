@@ -9,7 +9,7 @@ use Bench;
 use POSIX qw(WNOHANG);
 use Time::HiRes qw(sleep time);
 
-part('branch', order => 70, needs => [qw(kafka server tables)], run => \&branch,
+part('branch', order => 82, needs => [qw(kafka server tables)], run => \&branch,
 	about => 'a topic branched by verdict, against a plain librdkafka loop');
 
 # The daemon branches what is stored already

@@ -12,7 +12,7 @@ use JSON::PP;
 use POSIX qw(WNOHANG);
 use Time::HiRes qw(sleep time);
 
-part('forward', order => 60, needs => [qw(kafka server)], run => \&forward,
+part('forward', order => 80, needs => [qw(kafka server)], run => \&forward,
 	about => 'a backlog into the Kafka sink, fresh alerts into three kinds');
 
 my $topics = 0;
@@ -167,7 +167,7 @@ sub insert_slowly
 	{
 		progress("alert $n of $count") if $n % 500 == 0;
 		ask($session, "INSERT INTO forwarded (transaction_id, amount) VALUES (-$n, 1)");
-		sleep(0.01 + rand(0.02));
+		sleep(0.005 + rand(0.01));
 	}
 	end_session($session);
 }
@@ -233,6 +233,13 @@ sub fresh
 				  : die "alert $_ did not reach $kind\n" } keys %judged ] } keys %at };
 }
 
+# Fewer of them where all else is small too
+sub fresh_alerts
+{
+	my ($alerts, $share) = (setting('alerts'), int(setting('rows') / 10));
+	return $share < 1 ? 1 : $alerts < $share ? $alerts : $share;
+}
+
 sub percentile
 {
 	my ($share, $sorted) = @_;
@@ -257,13 +264,10 @@ sub forward
 		drain(\%seen, $rows);
 	}
 	sql('TRUNCATE forwarded, fraud.alerts');
-	foreach my $round (1 .. ($rounds > 3 ? 3 : $rounds))
+	my $took = fresh(fresh_alerts());
+	foreach my $kind (keys %$took)
 	{
-		my $took = fresh(setting('alerts'));
-		foreach my $kind (keys %$took)
-		{
-			push @{ $late{$kind}{$_} }, percentile($_, $took->{$kind}) foreach 0.5, 0.99, 1;
-		}
+		$late{$kind}{$_} = [ percentile($_, $took->{$kind}) ] foreach 0.5, 0.99, 1;
 	}
 	sql('TRUNCATE forwarded, fraud.alerts');
 	say_backlog(\%seen, $rows);
@@ -291,7 +295,7 @@ sub say_fresh
 {
 	my ($late) = @_;
 
-	heading(setting('alerts') . ' fresh alerts, one by one, from being judged to being received');
+	heading(fresh_alerts() . ' fresh alerts, one by one, from being judged to being received');
 	foreach my $kind (qw(kafka webhook bigquery))
 	{
 		my %name = (kafka => 'Kafka, committed', webhook => 'webhook', bigquery => 'BigQuery, insert_all');
