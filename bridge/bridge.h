@@ -131,6 +131,7 @@ typedef struct Options
 	size_t	  max_message_bytes;
 	int		  lease;		/* seconds */
 	int		  workers;		/* lanes per source */
+	size_t	  pack_from;	/* bytes of a batch that fraud.load_packed() takes */
 	int		  metrics_port; /* 0: none */
 	char	 *metrics_host;
 	LogLevel  log_level;

@@ -11,7 +11,6 @@
 #include <string.h>
 
 #define LOAD_CHUNK (768 * 1024) /* bytes of rows in a call */
-#define LOAD_MIN (64 * 1024)	/* of messages: below that COPY costs less */
 #define LOAD_STATEMENT "fraud_load"
 
 /* Wait for the chunk on its way */
@@ -134,22 +133,21 @@ load_record(Writer *writer, const Items *items, size_t index)
 	return writer->ndead >= DEAD_MAX ? load_dead(writer, items) : WRITE_OK;
 }
 
-/* Are there so many records that this way pays? */
+/* Are there so many records that this way pays?  COPY of few costs less. */
 bool
 load_worthwhile(const Writer *writer, const Items *items)
 {
+	size_t wanted = options()->pack_from;
 	size_t bytes = 0;
 
-	for (size_t i = 0; writer->loadable && i < items->count; i++)
+	for (size_t i = 0; bytes < wanted && i < items->count; i++)
 	{
 		Record record;
 
 		items->at(items->arg, i, false, &record);
 		bytes += record.value_len;
-		if (bytes >= LOAD_MIN)
-			return true;
 	}
-	return false;
+	return writer->loadable && bytes >= wanted;
 }
 
 /*

@@ -31,6 +31,8 @@ const OptionSpec option_table[] = {
 	{"lease", OPTION_INTEGER, FIELD(lease), 3, 3600, 0, false},
 	{"group-prefix", OPTION_STRING, FIELD(group_prefix), 0, 0, 0, false},
 	{"workers", OPTION_INTEGER, FIELD(workers), 1, 64, 0, false},
+	{"pack-from", OPTION_SIZE, FIELD(pack_from), 0, 1024 * 1024 * 1024, 0,
+	 false},
 	{"metrics-port", OPTION_INTEGER, FIELD(metrics_port), 0, 65535, 0, false},
 	{"metrics-host", OPTION_STRING, FIELD(metrics_host), 0, 0, 0, false},
 	{"log-level", OPTION_LEVEL, FIELD(log_level), 0, 0, 0, false},
@@ -285,6 +287,7 @@ make_defaults(void)
 	opts->max_message_bytes = 8 * 1024 * 1024;
 	opts->lease = 10;
 	opts->workers = 2;
+	opts->pack_from = 64 * 1024;
 	opts->metrics_host = xstrdup("127.0.0.1");
 	opts->log_level = LEVEL_LOG;
 	opts->ingest = opts->branch = opts->forward = true;
