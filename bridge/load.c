@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define LOAD_CHUNK (768 * 1024) /* bytes of rows in a call */
+#define LOAD_FIRST (192 * 1024) /* in one that the server waits for */
 #define LOAD_STATEMENT "fraud_load"
 
 /* Wait for the chunk on its way */
@@ -126,7 +127,9 @@ load_record(Writer *writer, const Items *items, size_t index)
 		mapping_pack(writer->mapping, &record, &writer->rows, &fault) == ROW_OK)
 	{
 		writer->tally.rows++;
-		return writer->rows.len >= LOAD_CHUNK ? load_send(writer) : WRITE_OK;
+		return writer->rows.len >= (writer->loading ? LOAD_CHUNK : LOAD_FIRST)
+				   ? load_send(writer)
+				   : WRITE_OK;
 	}
 	if (!writer_dead_add(writer, index, &fault))
 		return WRITE_HALT;
