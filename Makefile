@@ -65,7 +65,7 @@ extension/sql/page_parts.sql: $(PAGE_PARTS) Makefile
 		printf '$$page$$ $$body$$;\n\n' || exit 1; \
 	done > $@
 
-$(OBJS): extension/pg_fraud.h extension/alert.h extension/tally.h extension/compat.h
+$(OBJS): $(wildcard extension/*.h)
 
 # with_bridge=no leaves the programs out: the extension alone.
 ifneq ($(with_bridge),no)

@@ -7,13 +7,16 @@
  *	rule.c		text -> checked expression
  *	helper_call.c	calls of helpers in rules
  *	whitelist.c	what may stand in a rule
+ *	whitelist_function.c	and which functions may
  *	traits.c	what evaluating an expression needs, or can lead to
  *	ruleset.c	a table's compiled rules
+ *	rulecode.c	compiled, or taken over from an older set
  *	rulecache.c	cached and invalidated
  *	inspect.c	what is wrong with a condition, which columns it reads
  *	setting.c	the fixed settings under which rules compile and run
  *	plain.c		conditions without the expression interpreter
- *	plain_compile.c	which of them are judged so
+ *	plain_compile.c	their logic as steps
+ *	plain_test.c	their comparisons as steps
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
  *	load.c		many rows at once, for the bridge
@@ -123,7 +126,7 @@ extern void rule_traits(Node *expr, RuleTraits *traits);
 
 extern void whitelist_check(struct ParseState *pstate, Node *expr);
 
-/* ---- ruleset.c, rulecache.c: a table's compiled rules ---- */
+/* ---- ruleset.c, rulecode.c, rulecache.c: a table's compiled rules ---- */
 
 typedef enum RuleMode
 {
@@ -245,13 +248,14 @@ extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
 extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
 							   TimestampTz *moment);
 
-/* what only rulecache.c and inspect.c need of it */
+/* what only these three and inspect.c need of it */
 extern RuleSet *ruleset_read(Relation rel);
 extern bool ruleset_equal(const RuleSet *a, const RuleSet *b);
 extern void ruleset_compile(RuleSet *rs, Relation rel, List *sets);
 extern void ruleset_prepare(RuleSet *rs);
 extern void ruleset_keep_code(RuleSet *rs);
 extern void ruleset_free(RuleSet *rs);
+extern void rule_build(Rule *rule, Relation rel);
 extern void rule_build_guarded(Rule *rule, Relation rel,
 							   MemoryContext in_context);
 
@@ -272,7 +276,7 @@ extern void settings_restore(SettingsSaved *saved);
  */
 extern int	settings_fix_for_compile(void);
 
-/* ---- plain.c, plain_compile.c: without the expression interpreter ---- */
+/* ---- plain*.c: without the expression interpreter ---- */
 
 typedef struct Plain Plain;
 typedef struct PlainSet PlainSet;

@@ -2,7 +2,7 @@
  * plain.h
  *
  * Conditions that are judged without the expression interpreter, as
- * plain_compile.c makes them and plain.c judges by them.
+ * plain_compile.c and plain_test.c make them and plain.c judges by them.
  *
  * Such a condition is a piece of memory without pointers into itself: a head,
  * its steps, and the values that these compare with.  A step looks at one
@@ -12,6 +12,8 @@
 #define PG_FRAUD_PLAIN_H
 
 #include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "nodes/primnodes.h"
 
 #include "pg_fraud.h"
 
@@ -139,5 +141,47 @@ numeric_parts(const char *body, int size, int *sign, int *weight, int *n)
 	*weight = stored_weight;
 	return body + 4;
 }
+
+/* ---- plain_compile.c, plain_test.c: making it ---- */
+
+/*
+ * Places that steps lead to, until all are known: beyond those that end, a
+ * number for each
+ */
+#define MAX_PLACES MAX_STEPS
+
+typedef struct Builder
+{
+	int			   nsteps;
+	int			   nplaces;
+	int8		   places[MAX_PLACES]; /* the step that each is */
+	PlainStep	   steps[MAX_STEPS];
+	StringInfoData constants;
+	AttrNumber	   last;
+} Builder;
+
+/* What is wanted of an expression, and where that leads */
+typedef struct Wanted
+{
+	PlainFound found; /* YES or NO */
+	int8	   pass;
+	int8	   fail;
+} Wanted;
+
+/*
+ * What is wanted, the other way round.
+ */
+static inline Wanted
+negated(Wanted wanted)
+{
+	wanted.found = wanted.found == FOUND_YES ? FOUND_NO : FOUND_YES;
+	return wanted;
+}
+
+extern bool build_operator(Builder *builder, OpExpr *op, Wanted wanted);
+extern bool build_list(Builder *builder, ScalarArrayOpExpr *op, Wanted wanted);
+extern bool build_helper(Builder *builder, FuncExpr *func, Wanted wanted);
+extern bool build_boolean(Builder *builder, Node *node, Wanted wanted);
+extern bool build_null_test(Builder *builder, NullTest *test, Wanted wanted);
 
 #endif /* PG_FRAUD_PLAIN_H */
