@@ -22,6 +22,11 @@
 #define FirstUnpinnedObjectId 12000
 #endif
 
+/* What never returns; 18's word, which stands before the declaration */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /*
  * The text of a literal in a raw parse tree, NULL if it is not a string
  */

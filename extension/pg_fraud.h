@@ -410,7 +410,7 @@ extern bool mark_pass_end(void);
 
 /* ---- load.c: many rows at once ---- */
 
-extern void load_refuse_volatile(Relation rel) pg_attribute_noreturn();
+pg_noreturn extern void load_refuse_volatile(Relation rel);
 
 /* ---- unpack.c: rows as the bridge packs them ---- */
 

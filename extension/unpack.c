@@ -122,7 +122,7 @@ kind_fits(char kind, Form_pg_attribute att)
 /*
  * The chunk is not as it should be.
  */
-static pg_attribute_noreturn() void malformed(void)
+pg_noreturn static void malformed(void)
 {
 	ereport(ERROR, (errcode(ERRCODE_BAD_COPY_FILE_FORMAT),
 					errmsg("packed rows are malformed")));
