@@ -342,7 +342,7 @@ bq_schema_merge(BqSchema *schema, json_t *fields, bool *missing, SinkError *err)
 		if (name == NULL || type == NULL)
 			continue;
 		if (field == NULL && strcasecmp(type, "RECORD") != 0 &&
-			strcasecmp(type, "STRUCT") != 0)
+			strcasecmp(type, "STRUCT") != 0 && strcasecmp(type, "RANGE") != 0)
 			add_field(
 				schema, name, type_name(type), repeated, name,
 				source_expression(schema, name, type_name(type), repeated));
