@@ -165,6 +165,11 @@ like($server->sql('SELECT reason FROM fraud.sink_failures ORDER BY id DESC LIMIT
 $server->sql("INSERT INTO payments (id, amount, note) SELECT g, 1000, repeat('x', 3000000) FROM generate_series(1, 5) AS g");
 exactly_once('large ones go in requests of their own');
 cmp_ok((sort { $b <=> $a } map { $_->{bytes} } done('append'))[0], '<', 10 * 1024 * 1024, 'no request was larger than 10 MB');
+$server->sql("SELECT fraud.retry_parked('stream')");
+$server->wait_sql("SELECT NOT bool_or(retrying) FROM fraud.parked", 't', 30);
+exactly_once('what is tried again and taken is there once');
+$server->sql_is("SELECT count(*), count(*) FILTER (WHERE reason = 'told to') FROM fraud.sink_failures", '3|0',
+	'what BigQuery cannot hold stays parked');
 
 # Columns
 $server->sql('ALTER TABLE payments ADD COLUMN "größe" numeric(5,2)');
