@@ -73,6 +73,7 @@ static struct
 
 /* For event ids; the resource owner's, while rows are being written */
 static pg_cryptohash_ctx *hash = NULL;
+static MemoryContext	  hash_context = NULL;
 
 /* Alerts of such rows in this transaction */
 static int64  batch_alerts = 0;
@@ -366,7 +367,13 @@ event_id_of_record(pg_uuid_t *uuid, int64 offset)
 	enlargeStringInfo(key, MAXINT8LEN + 1);
 	key->len += pg_lltoa(offset, key->data + prefix);
 	if (hash == NULL)
+	{
+		/* not with the group's memory, which goes first */
+		MemoryContext group = MemoryContextSwitchTo(hash_context);
+
 		hash = pg_cryptohash_create(PG_SHA256);
+		MemoryContextSwitchTo(group);
+	}
 	if (pg_cryptohash_init(hash) < 0 ||
 		pg_cryptohash_update(hash, (uint8 *) key->data, key->len) < 0 ||
 		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
@@ -499,6 +506,7 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 		{
 			old = alerts_begin();
 			hash = NULL;
+			hash_context = old;
 			now = GetCurrentTimestamp();
 		}
 		alert_fill(rs, slots[i], id, epoch, now);
