@@ -16,7 +16,8 @@ need('kafka');
 my $run = abs_path(dirname(__FILE__) . '/../bench/run');
 my $out = run_dir('bench');
 my %small = (BENCH_ROWS => 2000, BENCH_ROUNDS => 1, BENCH_PARTITIONS => 2,
-	BENCH_LATENCY => 1, BENCH_OUTAGE => 2, BENCH_TABLE => '0 1000', BENCH_OUT => $out);
+	BENCH_LATENCY => 1, BENCH_OUTAGE => 2, BENCH_TABLE => '0 1000', BENCH_ALERTS => 20,
+	BENCH_STORAGE => 500, BENCH_OUT => $out);
 
 sub bench
 {
