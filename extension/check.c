@@ -443,7 +443,7 @@ fraud_check(PG_FUNCTION_ARGS)
 	if (rs == NULL)
 		elog(ERROR, "table \"%s\" is not watched",
 			 RelationGetRelationName(rel));
-	saved = settings_fix();
+	saved = settings_fix_for_rules();
 	PG_TRY();
 	{
 		judge_message(rel, rs, message, values, nulls);

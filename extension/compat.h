@@ -75,6 +75,13 @@ compat_is_json_node(Node *node)
 #define compat_index_insert_cleanup(index, info) ((void) (info))
 #endif
 
+/* From 18 on a zone's own abbreviations are remembered too */
+#if PG_VERSION_NUM >= 180000
+#define compat_forget_abbreviations() ClearTimeZoneAbbrevCache()
+#else
+#define compat_forget_abbreviations() ((void) 0)
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define compat_init_range_table(estate, pstate)                                \
 	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos,   \

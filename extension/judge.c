@@ -211,7 +211,7 @@ judge_rules(RuleSet *rs, JudgeMode mode, bool timed)
 static bool
 judge_rules_fixed(RuleSet *rs, JudgeMode mode, bool timed)
 {
-	SettingsSaved *saved = settings_fix();
+	SettingsSaved *saved = settings_fix_for_rules();
 	volatile bool  any = true;
 
 	if (saved == NULL)

@@ -269,6 +269,8 @@ typedef struct SettingsSaved SettingsSaved;
  * not undone by an error: use PG_TRY/PG_FINALLY.
  */
 extern SettingsSaved *settings_fix(void);
+/* The same, and abbreviations of zones, which matter only for reading */
+extern SettingsSaved *settings_fix_for_rules(void);
 extern void settings_restore(SettingsSaved *saved);
 /*
  * Settings for compiling: search_path too, on a GUC nest level, undone by

@@ -15,6 +15,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -32,6 +33,12 @@
 #include "access/transam.h"
 
 #include "pg_fraud.h"
+
+/*
+ * The longest JSON of a row, in bytes.  Of a longer row those values are left
+ * out, with a word in their place, that take more than their share of it.
+ */
+#define ROW_LIMIT (64 * 1024 * 1024)
 
 typedef enum WriterKind
 {
@@ -54,7 +61,8 @@ typedef struct ColumnWriter
 	int			column; /* its place in the row, from 0 */
 	const char *name;
 	int			name_len;
-	Oid			type;	  /* domains resolved */
+	Oid			type; /* domains resolved */
+	bool		is_varlena;
 	FmgrInfo	function; /* output function, or to_jsonb */
 } ColumnWriter;
 
@@ -129,6 +137,7 @@ writer_init(ColumnWriter *writer, Form_pg_attribute att)
 	bool varlena;
 
 	writer->column = att->attnum - 1;
+	writer->is_varlena = att->attlen == -1;
 	writer->name = pstrdup(NameStr(att->attname));
 	writer->name_len = strlen(writer->name);
 	writer->type = getBaseType(att->atttypid);
@@ -438,10 +447,50 @@ append_value(StringInfo buf, const JsonbValue *json)
 }
 
 /*
- * All columns of the row, as one object.
+ * Append a word about a value that is too long.
+ */
+static uint32
+append_omission(StringInfo buf, Size size)
+{
+	appendStringInfo(buf, "(left out: %zu bytes)", size);
+	return JENTRY_ISSTRING;
+}
+
+/*
+ * Append a column's value, or if it is longer than limit a word about it.
+ * Returns the type of its entry.
+ */
+static uint32
+append_column(StringInfo buf, ColumnWriter *column, TupleTableSlot *slot,
+			  Size limit)
+{
+	Datum	   value = slot->tts_values[column->column];
+	JsonbValue json;
+
+	if (slot->tts_isnull[column->column])
+		return JENTRY_ISNULL;
+	if (column->is_varlena)
+	{
+		/* before it is unpacked, and made into text, which may fail */
+		Size size = toast_raw_datum_size(value);
+
+		if (unlikely(size > limit))
+			return append_omission(buf, size - VARHDRSZ);
+	}
+	value_write_any(column, value, &json);
+	if (json.type == jbvString && unlikely(json.val.string.len > limit))
+		return append_omission(buf, json.val.string.len);
+	if (json.type == jbvBinary && unlikely(json.val.binary.len > limit))
+		return append_omission(buf, json.val.binary.len);
+	return append_value(buf, &json);
+}
+
+/*
+ * All columns of the row, as one object, with no value longer than limit.
+ * NULL: the row is longer than it may be.
  */
 static Jsonb *
-row_write(RowWriter *writer, TupleTableSlot *slot)
+row_write(RowWriter *writer, TupleTableSlot *slot, Size limit)
 {
 	StringInfoData buf;
 	Size		   values_begin;
@@ -453,26 +502,33 @@ row_write(RowWriter *writer, TupleTableSlot *slot)
 	values_begin = writer->head_len - writer->keys_len;
 	for (int i = 0; i < writer->ncolumns; i++)
 	{
-		ColumnWriter *column = &writer->columns[i];
-		int			  begin = buf.len;
-		JsonbValue	  json;
-		uint32		  type;
+		int	   begin = buf.len;
+		uint32 type = append_column(&buf, &writer->columns[i], slot, limit);
 
-		if (slot->tts_isnull[column->column])
-			json.type = jbvNull;
-		else
-			value_write_any(column, slot->tts_values[column->column], &json);
-		type = append_value(&buf, &json);
-		if (buf.len - values_begin > JENTRY_OFFLENMASK)
-			ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-							errmsg("row of %zu bytes is too large for jsonb",
-								   (Size) buf.len)));
+		if (unlikely(buf.len > ROW_LIMIT && limit == ROW_LIMIT))
+		{
+			pfree(buf.data);
+			return NULL;
+		}
 		*VALUE_ENTRY(buf.data, writer, i) =
 			make_entry(type, writer->ncolumns + i, buf.len - begin,
 					   buf.len - values_begin);
 	}
 	SET_VARSIZE(buf.data, buf.len);
 	return (Jsonb *) buf.data;
+}
+
+/*
+ * The same, whatever its length.
+ */
+static Jsonb *
+row_write_bounded(RowWriter *writer, TupleTableSlot *slot)
+{
+	Jsonb *jsonb = row_write(writer, slot, ROW_LIMIT);
+
+	if (unlikely(jsonb == NULL))
+		jsonb = row_write(writer, slot, ROW_LIMIT / (writer->ncolumns + 1));
+	return jsonb;
 }
 
 /*
@@ -490,7 +546,7 @@ row_to_jsonb(RuleSet *rs, TupleTableSlot *slot)
 	saved = settings_fix();
 	PG_TRY();
 	{
-		jsonb = row_write(rs->writer, slot);
+		jsonb = row_write_bounded(rs->writer, slot);
 	}
 	PG_FINALLY();
 	{

@@ -9,8 +9,10 @@
  * settings on which the result of an accepted rule may hang are plain
  * variables of the server, which are swapped and put back.  Rules that hang
  * on other settings (lc_*, text search) are refused when they are saved.
- * What is left is timezone_abbreviations, for a rule that reads a time with
- * an abbreviated zone out of a text of the row.
+ *
+ * timezone_abbreviations, for a rule that reads a time with an abbreviated
+ * zone out of a text of the row, is no variable: the table of abbreviations
+ * in force is exchanged for the default one and, by its name, put back.
  */
 #include "postgres.h"
 
@@ -19,8 +21,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
+#include "utils/datetime.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/tzparser.h"
 #include "utils/xml.h"
 
 #include "pg_fraud.h"
@@ -38,12 +43,41 @@ struct SettingsSaved
 	int	   xml_option;
 	bool   array_nulls;
 	bool   quote_all;
+
+	TimeZoneAbbrevTable *abbreviations; /* NULL: the default ones */
 };
 
 /* What was there, while the fixed values are in place; no nesting needed */
 static SettingsSaved saved_settings;
 
 static pg_tz *utc = NULL;
+
+/* Tables of abbreviations of zones: the default one, and a session's last */
+#define DEFAULT_ABBREVIATIONS "Default"
+
+static TimeZoneAbbrevTable *default_abbreviations = NULL;
+static TimeZoneAbbrevTable *session_abbreviations = NULL;
+static char				   *session_abbreviations_name = NULL;
+
+/*
+ * Keep what is in the server's variables.
+ */
+static void
+settings_save(SettingsSaved *saved)
+{
+	saved->in_use = true;
+	saved->timezone = session_timezone;
+	saved->date_style = DateStyle;
+	saved->date_order = DateOrder;
+	saved->interval_style = IntervalStyle;
+	saved->float_digits = extra_float_digits;
+	saved->bytea_format = bytea_output;
+	saved->xml_binary = xmlbinary;
+	saved->xml_option = xmloption;
+	saved->array_nulls = Array_nulls;
+	saved->quote_all = quote_all_identifiers;
+	saved->abbreviations = NULL;
+}
 
 /*
  * Put the fixed values into the server's variables.  Returns NULL when
@@ -64,18 +98,7 @@ settings_fix(void)
 		Array_nulls && !quote_all_identifiers)
 		return NULL;
 
-	saved->in_use = true;
-	saved->timezone = session_timezone;
-	saved->date_style = DateStyle;
-	saved->date_order = DateOrder;
-	saved->interval_style = IntervalStyle;
-	saved->float_digits = extra_float_digits;
-	saved->bytea_format = bytea_output;
-	saved->xml_binary = xmlbinary;
-	saved->xml_option = xmloption;
-	saved->array_nulls = Array_nulls;
-	saved->quote_all = quote_all_identifiers;
-
+	settings_save(saved);
 	session_timezone = utc;
 	DateStyle = USE_ISO_DATES;
 	DateOrder = DATEORDER_MDY;
@@ -86,6 +109,58 @@ settings_fix(void)
 	xmloption = XMLOPTION_CONTENT;
 	Array_nulls = true;
 	quote_all_identifiers = false;
+	compat_forget_abbreviations();
+	return saved;
+}
+
+/*
+ * The session's table of abbreviations, NULL if it is the default one, or one
+ * that cannot be read again.
+ */
+static TimeZoneAbbrevTable *
+other_abbreviations(void)
+{
+	const char *name = GetConfigOption("timezone_abbreviations", true, false);
+
+	if (likely(name == NULL || strcmp(name, DEFAULT_ABBREVIATIONS) == 0))
+		return NULL;
+	if (session_abbreviations_name == NULL ||
+		strcmp(session_abbreviations_name, name) != 0)
+	{
+		TimeZoneAbbrevTable *table = load_tzoffsets(name);
+
+		/* what was there before may be in force still: it is kept */
+		if (table == NULL)
+			return NULL;
+		session_abbreviations = table;
+		session_abbreviations_name =
+			MemoryContextStrdup(TopMemoryContext, name);
+	}
+	return session_abbreviations;
+}
+
+/*
+ * The same for rules, which may read times as well as write them.
+ */
+SettingsSaved *
+settings_fix_for_rules(void)
+{
+	TimeZoneAbbrevTable *other = other_abbreviations();
+	SettingsSaved		*saved = settings_fix();
+
+	if (likely(other == NULL))
+		return saved;
+	if (default_abbreviations == NULL)
+		default_abbreviations = load_tzoffsets(DEFAULT_ABBREVIATIONS);
+	if (default_abbreviations == NULL)
+		return saved;
+	if (saved == NULL)
+	{
+		saved = &saved_settings;
+		settings_save(saved);
+	}
+	saved->abbreviations = other;
+	InstallTimeZoneAbbrevs(default_abbreviations);
 	return saved;
 }
 
@@ -108,6 +183,9 @@ settings_restore(SettingsSaved *saved)
 	xmloption = saved->xml_option;
 	Array_nulls = saved->array_nulls;
 	quote_all_identifiers = saved->quote_all;
+	compat_forget_abbreviations();
+	if (saved->abbreviations != NULL)
+		InstallTimeZoneAbbrevs(saved->abbreviations);
 	saved->in_use = false;
 }
 

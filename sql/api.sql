@@ -208,7 +208,9 @@ SELECT count(*) FROM (
 SELECT sum(transaction_count) FROM fraud_api.windows('payments', '10 s');
 CREATE TABLE counted (id int, at date);
 SELECT fraud.watch('counted', event_time => 'at');
-INSERT INTO counted VALUES (1, '2026-01-01'), (2, '2026-01-01'), (3, '2026-01-02');
+INSERT INTO counted VALUES (1, '2026-01-01'), (2, '2026-01-01'), (3, '2026-01-02'),
+    -- in no window
+    (4, 'infinity'), (5, '-infinity'), (6, '294277-01-01'), (7, '5000000-01-01'), (8, NULL);
 SELECT window_start AT TIME ZONE 'UTC' AS window_start, transaction_count, total_amount
 FROM fraud_api.windows('counted', '1 day');
 SELECT fraud_api.windows('plain', '1 minute');

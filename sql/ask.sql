@@ -74,6 +74,25 @@ SELECT rules FROM fraud.check('payments', '{"tags": ["a", "b,c", null, "d\"e"], 
     "via": "web", "flag": true, "fine": 123456789012345678901234567890.12, "Odd \"name": {"b": 1}, "day": "02/03/2026"}');
 RESET TimeZone;
 RESET DateStyle;
+-- abbreviations of zones mean the same in each session, which has its own back afterwards
+CREATE TABLE zoned (id int, note text, at timestamptz);
+SELECT fraud.watch('zoned');
+SELECT fraud.add_rule('zoned', 'afternoon', 'note::timestamptz = ''2026-01-01 15:00Z''');
+SELECT fraud.add_rule('zoned', 'at', 'at = ''2026-01-01 15:00Z''');
+SET timezone_abbreviations = 'Australia';
+INSERT INTO zoned VALUES (1, '2026-01-01 10:00 EST', NULL), (2, 'none', NULL) RETURNING id, is_fraud, fraud_rules;
+SELECT rules FROM fraud.check('zoned', '{"note": "2026-01-01 10:00 EST", "at": "2026-01-01 10:00 EST"}');
+SELECT fraud.is_fraud(z) FROM zoned AS z ORDER BY id;
+SELECT '2026-01-01 10:00 EST'::timestamptz = '2026-01-01 10:00+10' AS session;
+SET timezone_abbreviations = 'India';
+INSERT INTO zoned VALUES (3, '2026-01-01 10:00 EST', NULL), (4, '2026-01-01 17:00 IST', NULL) RETURNING id, is_fraud;
+SELECT '2026-01-01 10:00 IST'::timestamptz = '2026-01-01 10:00+05:30' AS session;
+RESET timezone_abbreviations;
+SET TimeZone = 'Australia/Sydney';
+SELECT '2026-01-01 10:00 EST'::timestamptz IS NULL AS remembered;
+INSERT INTO zoned VALUES (5, '2026-01-01 10:00 EST', NULL) RETURNING id, is_fraud;
+RESET TimeZone;
+SELECT '2026-01-01 10:00 EST'::timestamptz = '2026-01-01 10:00-05' AS session;
 -- a bad value is an error, of class 22 but for a domain's own check
 \set VERBOSITY sqlstate
 SELECT fraud.check('payments', '{"amount": "abc"}');

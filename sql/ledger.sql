@@ -101,6 +101,16 @@ SELECT fraud.add_rule('odd', 'all', 'true');
 INSERT INTO odd VALUES (1, '{"a": 1}', 'fine'), (2, '"\u0000"', 'fine'), (3, '{"a": 3}', 'not');
 SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.odd' ORDER BY id;
 
+-- values that are too long for a row's JSON are left out, the row and its alert stay
+CREATE TABLE long (id int, t text, j json, b bytea, short text);
+SELECT fraud.watch('long');
+SELECT fraud.add_rule('long', 'all', 'true');
+INSERT INTO long VALUES (1, repeat('x', 64 * 1024 * 1024), NULL, NULL, 'one value'),
+    (2, repeat('x', 40000000), '{"a": 1}', convert_to(repeat('y', 15000000), 'UTF8'), 'together'),
+    (3, 'x', '3', convert_to(repeat('y', 34000000), 'UTF8'), 'as text');
+SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.long' ORDER BY id;
+DROP TABLE long;
+
 -- the ledger changes, or fails, under a transaction that writes alerts
 CREATE TABLE steady (id int);
 SELECT fraud.watch('steady');

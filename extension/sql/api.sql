@@ -358,7 +358,9 @@ BEGIN
     moment := format('t.%I', watched.event_time);
     amount := CASE WHEN watched.amount IS NULL THEN 'NULL::numeric'
                    ELSE format('t.%I::numeric', watched.amount) END;
-    -- Times without a zone are UTC, and so is the session here.  LIMIT ALL
+    -- Times without a zone are UTC, and so is the session here.  The fixed
+    -- bounds keep out what is no time that a window could begin or end at: a
+    -- date can lie beyond all times.  LIMIT ALL
     -- keeps the inner query apart: else as many windows are expected as the
     -- column has values, and all rows are sorted by one process.  So several
     -- hash them: 10 million rows, 2400 to 144000 windows, in 40 to 60 % of the
@@ -366,7 +368,7 @@ BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT g.w, g.w + $1, count(*), sum(g.a), min(g.a), max(g.a), count(*) FILTER (WHERE g.f)'
         ' FROM (SELECT date_bin($1, %1$s::timestamptz, ''1970-01-01T00:00:00Z'') AS w, %2$s AS a, t.is_fraud AS f'
-        ' FROM %3$s t WHERE %1$s IS NOT NULL%4$s%5$s LIMIT ALL) g GROUP BY g.w ORDER BY g.w',
+        ' FROM %3$s t WHERE %1$s >= ''4713-01-01 BC'' AND %1$s < ''294000-01-01''%4$s%5$s LIMIT ALL) g GROUP BY g.w ORDER BY g.w',
         moment, amount, relation,
         CASE WHEN since IS NOT NULL THEN format(' AND %s >= $2', moment) END,
         CASE WHEN until IS NOT NULL THEN format(' AND %s < $3', moment) END)
@@ -374,7 +376,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION fraud_api.windows(text, interval, timestamptz, timestamptz) IS
 'Counts and sums of a watched table by windows of time
-every is the length of a window, counted from 1970-01-01 UTC; since is inclusive, until exclusive, null means no bound. Windows without a transaction are left out.';
+every is the length of a window, counted from 1970-01-01 UTC; since is inclusive, until exclusive, null means no bound. Windows without a transaction are left out, and transactions without a time or with one that is infinite or lies beyond the year 294000.';
 
 --
 -- Tables for the gateway

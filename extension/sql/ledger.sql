@@ -28,7 +28,7 @@ COMMENT ON COLUMN fraud.alerts.id IS 'The row''s fraud_alert_id';
 COMMENT ON COLUMN fraud.alerts.event_id IS 'The same for the same record of Kafka, random for other rows';
 COMMENT ON COLUMN fraud.alerts.xid IS 'Transaction that wrote it';
 COMMENT ON COLUMN fraud.alerts.table_name IS 'The watched table''s name at the time';
-COMMENT ON COLUMN fraud.alerts.transaction IS 'The row as stored, without the marks';
+COMMENT ON COLUMN fraud.alerts.transaction IS 'The row as stored, without the marks; where it would be longer than 64 MB, "(left out: N bytes)" in the place of long values';
 COMMENT ON COLUMN fraud.alerts.rules IS 'Live rules that fired';
 COMMENT ON COLUMN fraud.alerts.rule_versions IS 'Their versions, in the same order';
 COMMENT ON COLUMN fraud.alerts.score IS 'Sum of their scores';
