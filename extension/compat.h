@@ -75,6 +75,11 @@ compat_is_json_node(Node *node)
 #define compat_index_insert_cleanup(index, info) ((void) (info))
 #endif
 
+/* From 18 on it is pg_noreturn, before the type */
+#ifndef pg_attribute_noreturn
+#define pg_attribute_noreturn() __attribute__((noreturn))
+#endif
+
 /* From 18 on a zone's own abbreviations are remembered too */
 #if PG_VERSION_NUM >= 180000
 #define compat_forget_abbreviations() ClearTimeZoneAbbrevCache()
