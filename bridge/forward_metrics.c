@@ -29,6 +29,8 @@ static const struct
 	{"sink_sent_total", "counter", "Rows sent."},
 	{"sink_skipped_total", "counter", "Rows passed over because of their age."},
 	{"sink_refused_total", "counter", "Rows that the receiver refused."},
+	{"sink_parked", "gauge",
+	 "Rows that the receiver refused and has not accepted since."},
 	{"sink_errors_total", "counter", "Times that sending a batch failed."},
 	{"sink_stopped", "gauge", "1 if the sink needs an operator."},
 };
@@ -51,8 +53,8 @@ forward_metrics_read(PGconn *conn, PgError *err)
 	PGresult *res = pg_query(
 		conn, err,
 		"SELECT name, kind, lag_rows, lag_seconds, sent, skipped, failed, "
-		"retries, CASE state WHEN 'stopped' THEN 1 ELSE 0 END FROM fraud.sinks "
-		"ORDER BY name",
+		"parked, retries, CASE state WHEN 'stopped' THEN 1 ELSE 0 END FROM "
+		"fraud.sinks ORDER BY name",
 		0, NULL);
 	Buffer fresh;
 

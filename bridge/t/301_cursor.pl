@@ -173,6 +173,7 @@ my $text;
 wait_for { $text = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content}; $text =~ /sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m } 15;
 like($text, qr/^fraudbridge_sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m, 'metrics: rows sent');
 like($text, qr/^fraudbridge_sink_lag_rows\{sink="new",kind="bigquery"\} \d+$/m, 'metrics: lag');
+like($text, qr/^fraudbridge_sink_parked\{sink="new",kind="bigquery"\} 0$/m, 'metrics: what is parked');
 like($text, qr/^fraudbridge_sink_stopped\{sink="new",kind="bigquery"\} 0$/m, 'metrics: state');
 
 is($bridge->stop, 0, 'the bridge stops');
