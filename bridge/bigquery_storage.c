@@ -1,9 +1,6 @@
 /*
  * bigquery_storage.c
- *		Calls of the Storage Write API, and what its errors ask for.
- *
- * An append is answered in its call, or ends it; either way the error's code
- * says what it is, and more exactly so the StorageError that comes along.
+ *		Calls of the Storage Write API: streams of a table, and appends.
  */
 #include "bigquery_storage.h"
 #include "protobuf.h"
@@ -14,187 +11,10 @@
 
 #define SERVICE "/google.cloud.bigquery.storage.v1.BigQueryWrite/"
 #define CALL_TIMEOUT_MS 60000
-#define RETRY_AFTER_MAX_MS (3600 * 1000)
 #define STREAM_COMMITTED 1
 #define IDLE_MS 10000	 /* a call without appends is ended then */
 #define OLD_MS 3600000	 /* a stream not used for so long may be gone */
 #define UNANSWERED_MAX 5 /* then the stream itself is doubted */
-
-/* Codes of a StorageError */
-typedef enum StorageCode
-{
-	STORAGE_NONE = 0,
-	STORAGE_TABLE_NOT_FOUND = 1,
-	STORAGE_STREAM_NOT_FOUND = 3,
-	STORAGE_INVALID_STREAM_STATE = 5,
-	STORAGE_STREAM_FINALIZED = 6,
-	STORAGE_EXTRA_FIELDS = 7,
-	STORAGE_OFFSET_ALREADY_EXISTS = 8,
-	STORAGE_OFFSET_OUT_OF_RANGE = 9
-} StorageCode;
-
-/* An error, from the call's end or from an answer within it */
-typedef struct Failure
-{
-	int	 code;
-	int	 storage_code;
-	bool refused; /* the host is not allowed */
-	int	 retry_after_ms;
-	char message[512];
-} Failure;
-
-/* ---- errors ---- */
-
-/* Read a RetryInfo: its one field is a duration */
-static int
-read_retry_delay(PbReader reader)
-{
-	PbField field;
-	int64_t ms = 0;
-
-	while (pb_next(&reader, &field))
-	{
-		PbReader duration = pb_message(&field);
-		PbField	 part;
-
-		while (field.number == 1 && pb_next(&duration, &part))
-			ms += part.number == 1	 ? (int64_t) (part.value % 86400) * 1000
-				  : part.number == 2 ? (int64_t) part.value / 1000000
-									 : 0;
-	}
-	return ms < 0 || ms > RETRY_AFTER_MAX_MS ? RETRY_AFTER_MAX_MS : (int) ms;
-}
-
-/* Read one of a status's details */
-static void
-read_detail(PbReader any, Failure *failure)
-{
-	PbField field;
-	char	type[128] = "";
-
-	while (pb_next(&any, &field))
-	{
-		PbReader value;
-
-		if (field.number == 1)
-			pb_copy_text(&field, type, sizeof(type));
-		if (field.number != 2)
-			continue;
-		value = pb_message(&field);
-		if (strstr(type, ".StorageError") != NULL)
-		{
-			while (pb_next(&value, &field))
-				if (field.number == 1)
-					failure->storage_code = (int) field.value;
-		}
-		else if (strstr(type, ".RetryInfo") != NULL)
-			failure->retry_after_ms = read_retry_delay(value);
-	}
-}
-
-/* Read a google.rpc.Status */
-static void
-read_status(PbReader reader, Failure *failure)
-{
-	PbField field;
-
-	while (pb_next(&reader, &field))
-	{
-		if (field.number == 1)
-			failure->code = (int) field.value;
-		else if (field.number == 2)
-			pb_copy_text(&field, failure->message, sizeof(failure->message));
-		else if (field.number == 3)
-			read_detail(pb_message(&field), failure);
-	}
-}
-
-/* Take how a call ended */
-static void
-take_status(const GrpcStatus *status, Failure *failure)
-{
-	memset(failure, 0, sizeof(*failure));
-	if (status->details.len > 0)
-		read_status(pb_reader(status->details.data, status->details.len),
-					failure);
-	failure->code = status->code;
-	failure->refused = status->refused;
-	string_copy(failure->message, status->message, sizeof(failure->message));
-}
-
-/* What an error asks for, in general; what says what was tried */
-static SinkResult
-judge(const char *what, const Failure *failure, SinkError *err)
-{
-	char code[32] = "";
-
-	if (failure->code >= 0)
-		snprintf(code, sizeof(code), " (gRPC status %d)", failure->code);
-	sink_error(err, "%s: %s%s", what, failure->message, code);
-	err->retry_after_ms = failure->retry_after_ms;
-	switch (failure->code)
-	{
-		case GRPC_NONE:
-			return failure->refused ? SINK_STOP : SINK_RETRY;
-		case GRPC_CANCELLED:
-		case GRPC_UNKNOWN:
-		case GRPC_DEADLINE_EXCEEDED:
-		case GRPC_RESOURCE_EXHAUSTED:
-		case GRPC_ABORTED:
-		case GRPC_INTERNAL:
-		case GRPC_UNAVAILABLE:
-			return SINK_RETRY;
-		case GRPC_NOT_FOUND:
-			return SINK_REOPEN;
-		case GRPC_UNAUTHENTICATED:
-		case GRPC_PERMISSION_DENIED:
-			snprintf(err->hint, sizeof(err->hint),
-					 "Let the bridge's account write to the table "
-					 "(bigquery.tables.updateData, as in the role BigQuery "
-					 "Data Editor).");
-			return SINK_STOP;
-		default:
-			/* a column just added is not known everywhere at once */
-			return failure->storage_code == STORAGE_EXTRA_FIELDS ? SINK_RETRY
-																 : SINK_STOP;
-	}
-}
-
-/* What an error says of an append */
-static BqAppend
-judge_append(BqStorage *storage, const Failure *failure, SinkError *err)
-{
-	storage->result = judge("could not append to BigQuery", failure, err);
-	switch (failure->storage_code)
-	{
-		case STORAGE_TABLE_NOT_FOUND:
-			storage->result = SINK_REOPEN;
-			return BQ_FAILED;
-		case STORAGE_STREAM_NOT_FOUND:
-		case STORAGE_INVALID_STREAM_STATE:
-		case STORAGE_STREAM_FINALIZED:
-			return BQ_STREAM_LOST;
-		case STORAGE_OFFSET_ALREADY_EXISTS:
-			return BQ_OFFSET_TAKEN;
-		case STORAGE_OFFSET_OUT_OF_RANGE:
-			return BQ_OFFSET_BEYOND;
-	}
-	switch (failure->code)
-	{
-		case GRPC_ALREADY_EXISTS:
-			return BQ_OFFSET_TAKEN;
-		case GRPC_OUT_OF_RANGE:
-			return BQ_OFFSET_BEYOND;
-		case GRPC_NOT_FOUND:
-		case GRPC_FAILED_PRECONDITION:
-			return BQ_STREAM_LOST;
-		case GRPC_UNAUTHENTICATED:
-			return storage->bq->oauth != NULL ? BQ_TOKEN_REFUSED : BQ_FAILED;
-	}
-	return BQ_FAILED;
-}
-
-/* ---- calls ---- */
 
 /* Where the service is: Google's, or an emulator of both interfaces */
 static SinkResult
@@ -309,8 +129,8 @@ free_metadata(Buffer *route, Buffer *authorization)
 /* A call of one message each way, once more with a new token if need be */
 static SinkResult
 call(BqStorage *storage, const char *method, const char *name,
-	 const char *value, const Buffer *request, bool *answered, Failure *failure,
-	 SinkError *err)
+	 const char *value, const Buffer *request, bool *answered,
+	 BqFailure *failure, SinkError *err)
 {
 	GrpcStatus status;
 	SinkResult result = SINK_DONE;
@@ -344,7 +164,7 @@ call(BqStorage *storage, const char *method, const char *name,
 		}
 		free_metadata(&route, &authorization);
 	}
-	take_status(&status, failure);
+	bq_failure_take(&status, failure);
 	grpc_status_free(&status);
 	return result;
 }
@@ -355,7 +175,7 @@ bq_stream_create(BqStorage *storage, char **name, SinkError *err)
 {
 	Buffer	   request;
 	Buffer	   stream;
-	Failure	   failure;
+	BqFailure  failure;
 	bool	   answered;
 	PbReader   reader;
 	PbField	   field;
@@ -374,7 +194,7 @@ bq_stream_create(BqStorage *storage, char **name, SinkError *err)
 	if (result != SINK_DONE)
 		return result;
 	if (!answered)
-		return judge("could not create a stream in BigQuery", &failure, err);
+		return bq_judge("could not create a stream in BigQuery", &failure, err);
 	reader = pb_reader(storage->answer.data, storage->answer.len);
 	while (pb_next(&reader, &field))
 		if (field.number == 1 && field.wire == PB_BYTES && *name == NULL)
@@ -399,7 +219,7 @@ bq_stream_finalize(BqStorage *storage, const char *name, int64_t *rows,
 				   bool *lost, SinkError *err)
 {
 	Buffer	   request;
-	Failure	   failure;
+	BqFailure  failure;
 	bool	   answered;
 	PbReader   reader;
 	PbField	   field;
@@ -418,7 +238,7 @@ bq_stream_finalize(BqStorage *storage, const char *name, int64_t *rows,
 	if (result != SINK_DONE || *lost)
 		return result;
 	if (!answered)
-		return judge("could not close a stream in BigQuery", &failure, err);
+		return bq_judge("could not close a stream in BigQuery", &failure, err);
 	reader = pb_reader(storage->answer.data, storage->answer.len);
 	while (pb_next(&reader, &field))
 		if (field.number == 1)
@@ -430,9 +250,9 @@ bq_stream_finalize(BqStorage *storage, const char *name, int64_t *rows,
 static BqAppend
 ask_for_stream(BqStorage *storage, const char *name, SinkError *err)
 {
-	Buffer	request;
-	Failure failure;
-	bool	answered;
+	Buffer	  request;
+	BqFailure failure;
+	bool	  answered;
 
 	buf_init(&request);
 	pb_put_text(&request, 1, name);
@@ -441,7 +261,7 @@ ask_for_stream(BqStorage *storage, const char *name, SinkError *err)
 	buf_free(&request);
 	if (storage->result != SINK_DONE)
 		return BQ_FAILED;
-	return answered ? BQ_APPENDED : judge_append(storage, &failure, err);
+	return answered ? BQ_APPENDED : bq_judge_append(storage, &failure, err);
 }
 
 /* ---- appending ---- */
@@ -565,11 +385,11 @@ static BqAppend
 read_answer(BqStorage *storage, int64_t offset, bool *schema_changed,
 			SinkError *err)
 {
-	PbReader reader = pb_reader(storage->answer.data, storage->answer.len);
-	PbField	 field;
-	Failure	 failure = {0};
-	bool	 done = false;
-	int64_t	 at = -1;
+	PbReader  reader = pb_reader(storage->answer.data, storage->answer.len);
+	PbField	  field;
+	BqFailure failure = {0};
+	bool	  done = false;
+	int64_t	  at = -1;
 
 	while (pb_next(&reader, &field))
 	{
@@ -579,7 +399,7 @@ read_answer(BqStorage *storage, int64_t offset, bool *schema_changed,
 			done = true;
 		}
 		else if (field.number == 2)
-			read_status(pb_message(&field), &failure);
+			bq_failure_read(pb_message(&field), &failure);
 		else if (field.number == 3)
 			*schema_changed = true;
 		else if (field.number == 4)
@@ -588,7 +408,7 @@ read_answer(BqStorage *storage, int64_t offset, bool *schema_changed,
 	if (!reader.bad && storage->nerrors > 0)
 		return BQ_ROWS_REFUSED;
 	if (!reader.bad && failure.code != GRPC_OK)
-		return judge_append(storage, &failure, err);
+		return bq_judge_append(storage, &failure, err);
 	if (!reader.bad && done && (at < 0 || at == offset))
 		return BQ_APPENDED;
 	storage->result = SINK_RETRY;
@@ -618,13 +438,13 @@ take_answer(BqStorage *storage, int64_t offset, SinkError *err)
 		what = read_answer(storage, offset, &schema_changed, err);
 	else
 	{
-		Failure failure;
+		BqFailure failure;
 
-		take_status(&status, &failure);
+		bq_failure_take(&status, &failure);
 		/* an end that says that all is well does not answer the question */
 		if (failure.code == GRPC_OK)
 			failure.code = GRPC_UNKNOWN;
-		what = judge_append(storage, &failure, err);
+		what = bq_judge_append(storage, &failure, err);
 	}
 	storage->unanswered = known ? 0 : storage->unanswered + 1;
 	/* rows are described anew when the table has changed */

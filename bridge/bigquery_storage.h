@@ -7,6 +7,7 @@
 
 #include "bigquery.h"
 #include "grpc.h"
+#include "protobuf.h"
 
 /* What became of an append */
 typedef enum BqAppend
@@ -47,6 +48,25 @@ typedef struct BqStorage
 	int			nerrors;
 	SinkResult	result; /* what BQ_FAILED asks for */
 } BqStorage;
+
+/* bigquery_failure.c */
+
+/* An error, from the call's end or from an answer within it */
+typedef struct BqFailure
+{
+	int	 code;
+	int	 storage_code;
+	bool refused; /* the host is not allowed */
+	int	 retry_after_ms;
+	char message[512];
+} BqFailure;
+
+extern void		  bq_failure_read(PbReader status, BqFailure *failure);
+extern void		  bq_failure_take(const GrpcStatus *status, BqFailure *failure);
+extern SinkResult bq_judge(const char *what, const BqFailure *failure,
+						   SinkError *err);
+extern BqAppend	  bq_judge_append(BqStorage *storage, const BqFailure *failure,
+								  SinkError *err);
 
 /* bigquery_storage.c */
 extern SinkResult bq_storage_open(BqStorage *storage, Bq *bq, SinkError *err);
