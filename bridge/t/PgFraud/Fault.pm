@@ -72,7 +72,7 @@ sub kill_at
 		$args{work}->($n);
 		my $bridge = $args{start}->($fault ? env($fault) : {});
 		my $ended = _ended($bridge,
-			$fault ? $args{timeout} // 3 : 0.1 + rand($args{random} // 0.4));
+			$fault ? $args{timeout} // 5 : 0.1 + rand($args{random} // 0.4));
 		if ($ended && $bridge->exit_code != 137)
 		{
 			BAIL_OUT("the bridge ended by itself: " . $bridge->log_text);
