@@ -103,7 +103,8 @@ sub append
 
 	rest('POST', '/bigquery/v2/projects/bench/datasets/fraud/tables',
 		{ tableReference => { projectId => 'bench', datasetId => 'fraud', tableId => $table },
-			schema => $resource->{schema} }) or die "no table\n";
+			map { $_ => $resource->{$_} } qw(schema timePartitioning clustering) })
+	  or die "no table\n";
 	push @{ $seen->{google} }, capture("$Bench::parts/google", "$Bench::bench/append.py",
 		"127.0.0.1:$grpc_port", "bench.fraud.$table", $file, $batch);
 	my $there = count_rows($table);
