@@ -104,21 +104,28 @@ sub copy_round
 	push @{ $seen->{"cpu_$prefix$_"} }, $cpu{$_} foreach @tables;
 }
 
-# A scan of the table with a condition tried on each row, the least of three
+# A scan of the table with a condition tried on each row, the least of three in
+# the backend's processor time
 sub try_on
 {
 	my ($session, $table, $condition) = @_;
+	my @seconds;
 
-	return (sort { $a <=> $b } map {
-		(ask($session, "SELECT hits FROM fraud.backtest('$table', \$\$$condition\$\$)"))[1]
-	} 1 .. 3)[0];
+	foreach my $repeat (1 .. 3)
+	{
+		my $before = session_cpu($session);
+		my $wall = (ask($session,
+			"SELECT hits FROM fraud.backtest('$table', \$\$$condition\$\$)"))[1];
+		push @seconds, defined $before ? session_cpu($session) - $before : $wall;
+	}
+	return (sort { $a <=> $b } @seconds)[0];
 }
 
 sub run
 {
 	my $rows = setting('rows');
 	my %size = (copy => $rows > 100_000 ? 100_000 : $rows,
-		scale => $rows > 20_000 ? 20_000 : $rows, list => $rows > 100_000 ? 1_000_000 : $rows);
+		scale => $rows > 20_000 ? 20_000 : $rows, list => $rows >= 100_000 ? 1_000_000 : $rows);
 	my %file = (copy => rows_file($size{copy}, 0), scale => rows_file($size{scale}, 0),
 		history => rows_file($size{copy}, 0.02));
 	my $where = join ' OR ', map { "($_)" } @rules;
@@ -236,7 +243,7 @@ sub say_list
 	foreach my $hits (@hits)
 	{
 		figure("list_$hits", [ map { $_->{"listed_$hits"} / $_->{"compared_$hits"} } rounds($seen) ],
-			text => "list of $entries, $hits % hits, of a comparison", goal => '<= 2');
+			text => "a scan with a list of $entries, $hits % hits, of one with =", goal => '<= 2');
 	}
 }
 
