@@ -53,7 +53,7 @@ my @hits = (2, 33, 95);
 sub make_list
 {
 	my ($entries, $rows) = @_;
-	my $card = sub { "4' || lpad((($_[0]) * 7919 % 1000003)::text, 15, '0') || '" };
+	my $card = sub { "4' || lpad((($_[0]) * 7919::bigint % 1000003)::text, 15, '0') || '" };
 
 	sql("SELECT fraud.create_list('stolen_cards')",
 		"SELECT count(fraud.add_to_list('stolen_cards', cards)) FROM (SELECT array_agg('"
