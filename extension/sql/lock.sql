@@ -58,7 +58,7 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION fraud.take_lock(text) IS
-'Internal: takes the lock that stands for a name, for this session; false if another has it.';
+'Internal: takes the lock that stands for a name, until the connection ends; false if another connection has it.';
 
 CREATE FUNCTION fraud.lock_holders(name text, OUT pid int, OUT role name, OUT is_bridge boolean, OUT instance uuid)
 RETURNS SETOF record
