@@ -71,6 +71,9 @@ open_reader(char **argv)
 	rd_kafka_t *reader;
 
 	set(conf, "group.id", "bench");
+	/* a full queue is looked at again after a second, in older versions */
+	set(conf, "queued.min.messages", "10000000");
+	set(conf, "queued.max.messages.kbytes", "1048576");
 	set(conf, "enable.auto.commit", "false");
 	set(conf, "check.crcs", "true");
 	reader = open_handle(RD_KAFKA_CONSUMER, conf, argv[1]);
@@ -128,6 +131,7 @@ main(int argc, char **argv)
 	}
 	set(conf, "enable.idempotence", "true");
 	set(conf, "linger.ms", "2");
+	set(conf, "queue.buffering.max.messages", "1000000");
 	set(conf, "compression.type", "lz4");
 	writer = open_handle(RD_KAFKA_PRODUCER, conf, argv[1]);
 	reader = open_reader(argv);
@@ -135,7 +139,7 @@ main(int argc, char **argv)
 	while (count < atol(argv[5]))
 	{
 		ssize_t got = rd_kafka_consume_batch_queue(
-			queue, 1000, messages, sizeof(messages) / sizeof(messages[0]));
+			queue, 10, messages, sizeof(messages) / sizeof(messages[0]));
 
 		for (ssize_t i = 0; i < got; i++)
 		{
