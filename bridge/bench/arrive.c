@@ -6,59 +6,11 @@
  *
  *	arrive BROKERS TOPIC PARTITIONS
  */
-#include <librdkafka/rdkafka.h>
+#include "client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-
-/*
- * Set a property
- */
-static void
-set(rd_kafka_conf_t *conf, const char *name, const char *value)
-{
-	char err[256];
-
-	if (rd_kafka_conf_set(conf, name, value, err, sizeof(err)) !=
-		RD_KAFKA_CONF_OK)
-	{
-		fprintf(stderr, "arrive: %s\n", err);
-		exit(1);
-	}
-}
-
-/*
- * A reader of the topic from its end
- */
-static rd_kafka_t *
-open_reader(char **argv)
-{
-	rd_kafka_conf_t					*conf = rd_kafka_conf_new();
-	rd_kafka_topic_partition_list_t *list =
-		rd_kafka_topic_partition_list_new(atoi(argv[3]));
-	rd_kafka_t *handle;
-	char		err[256];
-
-	set(conf, "bootstrap.servers", argv[1]);
-	set(conf, "group.id", "bench");
-	set(conf, "enable.auto.commit", "false");
-	set(conf, "enable.partition.eof", "true");
-	set(conf, "isolation.level", "read_committed");
-	handle = rd_kafka_new(RD_KAFKA_CONSUMER, conf, err, sizeof(err));
-	if (handle == NULL)
-	{
-		fprintf(stderr, "arrive: %s\n", err);
-		exit(1);
-	}
-	rd_kafka_poll_set_consumer(handle);
-	for (int i = 0; i < atoi(argv[3]); i++)
-		rd_kafka_topic_partition_list_add(list, argv[2], i)->offset =
-			RD_KAFKA_OFFSET_BEGINNING;
-	rd_kafka_assign(handle, list);
-	rd_kafka_topic_partition_list_destroy(list);
-	return handle;
-}
 
 /*
  * Print when a record came, and which
@@ -84,8 +36,9 @@ print(const rd_kafka_message_t *message)
 int
 main(int argc, char **argv)
 {
-	rd_kafka_t *handle;
-	int			ends = 0;
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	rd_kafka_t		*reader;
+	int				 ends = 0;
 
 	if (argc != 4)
 	{
@@ -93,10 +46,11 @@ main(int argc, char **argv)
 		return 1;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	handle = open_reader(argv);
+	client_set(conf, "enable.partition.eof", "true");
+	reader = client_reader(conf, argv[1], argv[2], atoi(argv[3]));
 	for (;;)
 	{
-		rd_kafka_message_t *message = rd_kafka_consumer_poll(handle, 1000);
+		rd_kafka_message_t *message = rd_kafka_consumer_poll(reader, 1000);
 
 		if (message == NULL)
 			continue;

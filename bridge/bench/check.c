@@ -9,6 +9,7 @@
  * Prints the 50th and 99th percentile and the most.
  */
 #include "bridge.h"
+#include "client.h"
 #include "workload.h"
 
 #include <curl/curl.h>
@@ -17,21 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define WARM_UP 100 /* questions before those that count */
-
-/*
- * Milliseconds of a clock that nobody sets
- */
-static double
-now_of_clock(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (double) clock.tv_sec * 1e3 + (double) clock.tv_nsec / 1e6;
-}
 
 /*
  * The message of that number, as a text
@@ -100,10 +88,10 @@ ask_sql(const char *connection, const char *table, double *times, long count)
 		double		began;
 
 		make_message(&generator, i + WARM_UP, &message);
-		began = now_of_clock();
+		began = client_now() * 1e3;
 		result = PQexecPrepared(conn, "ask", 2, values, NULL, NULL, 0);
 		if (i >= 0)
-			times[i] = now_of_clock() - began;
+			times[i] = client_now() * 1e3 - began;
 		if (PQresultStatus(result) != PGRES_TUPLES_OK || PQntuples(result) != 1)
 			fail(conn);
 		PQclear(result);
@@ -163,10 +151,10 @@ ask_http(const char *url, const char *table, double *times, long count)
 		snprintf(body, sizeof(body), "{\"target\": \"%s\", \"message\": %s}",
 				 table, message.value);
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
-		began = now_of_clock();
+		began = client_now() * 1e3;
 		code = curl_easy_perform(curl);
 		if (i >= 0)
-			times[i] = now_of_clock() - began;
+			times[i] = client_now() * 1e3 - began;
 		if (code != CURLE_OK || bytes == 0)
 		{
 			fprintf(stderr, "check: %s\n", curl_easy_strerror(code));

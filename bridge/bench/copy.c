@@ -5,26 +5,15 @@
  *
  *	copy CONNECTION 'COPY ... FROM STDIN' FILE
  */
+#include "client.h"
+
 #include <libpq-fe.h>
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define CHUNK (64 * 1024)
-
-/*
- * Seconds of a clock that nobody sets
- */
-static double
-now(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (double) clock.tv_sec + (double) clock.tv_nsec / 1e9;
-}
 
 /*
  * A file as a whole
@@ -89,7 +78,7 @@ main(int argc, char **argv)
 	conn = PQconnectdb(argv[1]);
 	if (PQstatus(conn) != CONNECTION_OK)
 		fail(conn);
-	began = now();
+	began = client_now();
 	expect(conn, PQexec(conn, "BEGIN"), PGRES_COMMAND_OK);
 	expect(conn, PQexec(conn, argv[2]), PGRES_COPY_IN);
 	for (size_t done = 0; done < len; done += CHUNK)
@@ -105,7 +94,7 @@ main(int argc, char **argv)
 	if (PQgetResult(conn) != NULL)
 		fail(conn);
 	expect(conn, PQexec(conn, "COMMIT"), PGRES_COMMAND_OK);
-	printf("%.6f\n", now() - began);
+	printf("%.6f\n", client_now() - began);
 	PQfinish(conn);
 	free(data);
 	return 0;

@@ -9,26 +9,14 @@
  * the two times.
  */
 #include "bridge.h"
+#include "client.h"
 #include "workload.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define DISTINCT 1000
-
-/*
- * Nanoseconds of a clock that nobody sets
- */
-static double
-now_ns(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (double) clock.tv_sec * 1e9 + (double) clock.tv_nsec;
-}
 
 /*
  * Nanoseconds for each message, decoded and mapped
@@ -39,7 +27,7 @@ time_rows(Mapping *mapping, Message *messages, long count)
 	Buffer	 out;
 	uint64_t present[1];
 	Fault	 fault;
-	double	 began = now_ns();
+	double	 began = client_now() * 1e9;
 	double	 took;
 
 	buf_init(&out);
@@ -57,7 +45,7 @@ time_rows(Mapping *mapping, Message *messages, long count)
 		if (mapping_row(mapping, &record, &out, present, &fault) != ROW_OK)
 			exit(1);
 	}
-	took = (now_ns() - began) / (double) count;
+	took = (client_now() * 1e9 - began) / (double) count;
 	buf_free(&out);
 	return took;
 }
@@ -68,7 +56,7 @@ time_rows(Mapping *mapping, Message *messages, long count)
 static double
 time_jansson(Message *messages, long count)
 {
-	double began = now_ns();
+	double began = client_now() * 1e9;
 
 	for (long i = 0; i < count; i++)
 	{
@@ -79,7 +67,7 @@ time_jansson(Message *messages, long count)
 			exit(1);
 		json_decref(value);
 	}
-	return (now_ns() - began) / (double) count;
+	return (client_now() * 1e9 - began) / (double) count;
 }
 
 /*

@@ -6,84 +6,10 @@
  *
  *	relay BROKERS FROM TO PARTITIONS COUNT
  */
-#include <librdkafka/rdkafka.h>
+#include "client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
-
-/*
- * Seconds of a clock that nobody sets
- */
-static double
-now(void)
-{
-	struct timespec clock;
-
-	clock_gettime(CLOCK_MONOTONIC, &clock);
-	return (double) clock.tv_sec + (double) clock.tv_nsec / 1e9;
-}
-
-/*
- * Set a property
- */
-static void
-set(rd_kafka_conf_t *conf, const char *name, const char *value)
-{
-	char err[256];
-
-	if (rd_kafka_conf_set(conf, name, value, err, sizeof(err)) !=
-		RD_KAFKA_CONF_OK)
-	{
-		fprintf(stderr, "relay: %s\n", err);
-		exit(1);
-	}
-}
-
-/*
- * A consumer or producer
- */
-static rd_kafka_t *
-open_handle(rd_kafka_type_t type, rd_kafka_conf_t *conf, const char *brokers)
-{
-	char		err[256];
-	rd_kafka_t *handle;
-
-	set(conf, "bootstrap.servers", brokers);
-	handle = rd_kafka_new(type, conf, err, sizeof(err));
-	if (handle == NULL)
-	{
-		fprintf(stderr, "relay: %s\n", err);
-		exit(1);
-	}
-	return handle;
-}
-
-/*
- * A reader of all partitions, from the beginning
- */
-static rd_kafka_t *
-open_reader(char **argv)
-{
-	rd_kafka_conf_t					*conf = rd_kafka_conf_new();
-	rd_kafka_topic_partition_list_t *list =
-		rd_kafka_topic_partition_list_new(atoi(argv[4]));
-	rd_kafka_t *reader;
-
-	set(conf, "group.id", "bench");
-	/* a full queue is looked at again after a second, in older versions */
-	set(conf, "queued.min.messages", "10000000");
-	set(conf, "queued.max.messages.kbytes", "1048576");
-	set(conf, "enable.auto.commit", "false");
-	set(conf, "check.crcs", "true");
-	reader = open_handle(RD_KAFKA_CONSUMER, conf, argv[1]);
-	rd_kafka_poll_set_consumer(reader);
-	for (int i = 0; i < atoi(argv[4]); i++)
-		rd_kafka_topic_partition_list_add(list, argv[2], i)->offset = 0;
-	rd_kafka_assign(reader, list);
-	rd_kafka_topic_partition_list_destroy(list);
-	return reader;
-}
 
 /*
  * Write a record as it was read; the queue may be full for a while
@@ -122,19 +48,20 @@ main(int argc, char **argv)
 	rd_kafka_t		   *reader, *writer;
 	rd_kafka_queue_t   *queue;
 	long				count = 0;
-	double				began = now();
+	double				began = client_now();
 
 	if (argc != 6)
 	{
 		fprintf(stderr, "usage: relay BROKERS FROM TO PARTITIONS COUNT\n");
 		return 1;
 	}
-	set(conf, "enable.idempotence", "true");
-	set(conf, "linger.ms", "2");
-	set(conf, "queue.buffering.max.messages", "1000000");
-	set(conf, "compression.type", "lz4");
-	writer = open_handle(RD_KAFKA_PRODUCER, conf, argv[1]);
-	reader = open_reader(argv);
+	client_set(conf, "enable.idempotence", "true");
+	client_set(conf, "linger.ms", "2");
+	client_set(conf, "queue.buffering.max.messages", "1000000");
+	client_set(conf, "compression.type", "lz4");
+	writer = client_open(RD_KAFKA_PRODUCER, conf, argv[1]);
+	reader =
+		client_reader(rd_kafka_conf_new(), argv[1], argv[2], atoi(argv[4]));
 	queue = rd_kafka_queue_get_consumer(reader);
 	while (count < atol(argv[5]))
 	{
@@ -154,7 +81,7 @@ main(int argc, char **argv)
 	}
 	if (rd_kafka_flush(writer, 60000) != RD_KAFKA_RESP_ERR_NO_ERROR)
 		return 1;
-	printf("%.6f\n", now() - began);
+	printf("%.6f\n", client_now() - began);
 	rd_kafka_queue_destroy(queue);
 	rd_kafka_consumer_close(reader);
 	rd_kafka_destroy(reader);
