@@ -1,6 +1,7 @@
 # Whatever the way into the table, the outcome is the same: the tests of small
 # batches again with every batch packed, which else only large ones are, and
 # those of large ones with all of them copied.
+# Takes long.
 
 use strict;
 use warnings;
@@ -10,7 +11,6 @@ use PgFraud::Part qw(need run_dir);
 
 need('kafka');
 
-my $dir = run_dir('packed');
 my @ways = (
 	(map { [ $_, 0 ] } qw(103_poison 104_exactly_once 105_ownership 106_commit 107_position)),
 	[ '102_ingest', 1 << 30 ]);
@@ -18,13 +18,32 @@ my @ways = (
 foreach my $way (@ways)
 {
 	my ($name, $from) = @$way;
-	my $log = "$dir/$name.log";
+	my $dir = run_dir("packed-$name");
 
-	local $ENV{FRAUDBRIDGE_PACK_FROM} = $from;
-	my $status = system("$^X $FindBin::Bin/$name.pl >$log 2>&1");
-	open(my $file, '<', $log) or die "$log: $!";
-	my @lines = <$file>;
+	local @ENV{qw(FRAUDBRIDGE_PACK_FROM TESTDATADIR TESTLOGDIR)} = ($from, $dir, $dir);
+	my $status = system("$^X $FindBin::Bin/$name.pl >$dir/out 2>$dir/err");
 	ok($status == 0, "$name, " . ($from ? 'copied' : 'packed'))
-	  or diag join '', grep { /not ok|^\s*#/ } @lines;
+	  or diag(failures($dir, $name));
 }
 done_testing();
+
+# What failed in a file: its diagnostics, or the end of its log if it ended
+# before there were any
+sub failures
+{
+	my ($dir, $name) = @_;
+	my $err = slurp("$dir/err");
+	return $err if $err =~ /Failed test/;
+	my @log = grep { /\S/ && !/^(### |# Running: pg_ctl|waiting for|server s|# No pos)/ }
+	  split /^/, slurp("$dir/regress_log_$name");
+	@log = @log[-15 .. -1] if @log > 15;
+	return join('', $err, @log);
+}
+
+sub slurp
+{
+	my ($name) = @_;
+	open(my $file, '<', $name) or return '';
+	local $/;
+	return <$file> // '';
+}

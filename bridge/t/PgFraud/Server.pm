@@ -6,14 +6,15 @@ use strict;
 use warnings;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
-use PgFraud::Part qw(wait_for);
+use PgFraud::Part qw(free_port wait_for);
 use Test::More;
 
 # PgFraud::Server->new('main', conf => "text", extension => 0, dbname => ...)
 sub new
 {
 	my ($class, $name, %args) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name // 'main');
+	my $node =
+	  PostgreSQL::Test::Cluster->new($name // 'main', port => free_port());
 	my $self = bless { node => $node, dbname => $args{dbname} // 'shop' },
 	  $class;
 
