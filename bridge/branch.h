@@ -26,6 +26,7 @@ typedef enum Outcome
 	OUTCOME_FRAUD,
 	OUTCOME_LEGIT,
 	OUTCOME_DEAD_LETTER,
+	OUTCOME_UNJUDGED, /* goes where legit ones go */
 	OUTCOMES
 } Outcome;
 

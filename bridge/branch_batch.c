@@ -24,15 +24,16 @@ static const char verdict_query[] =
 	"SELECT kafka_offset, 'f', NULL, NULL, NULL FROM fraud.alerts "
 	"WHERE source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
 	"$3::bigint AND kafka_offset < $4::bigint "
-	"UNION ALL SELECT kafka_offset, CASE WHEN is_fraud THEN 'w' ELSE 'v' END, "
-	"NULL, NULL, NULL FROM fraud.verdicts "
-	"WHERE source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
+	"UNION ALL SELECT GREATEST(kafka_offset, $3::bigint), CASE WHEN is_fraud "
+	"IS NULL THEN 'u' WHEN is_fraud THEN 'w' ELSE 'v' END, "
+	"until_offset::text, NULL, NULL FROM fraud.verdicts "
+	"WHERE source = $1 AND kafka_partition = $2::int AND until_offset > "
 	"$3::bigint AND kafka_offset < $4::bigint "
 	"UNION ALL SELECT kafka_offset, 'd', stage, sqlstate, reason "
 	"FROM fraud.dead_letters WHERE replayed_at IS NULL "
 	"AND source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
 	"$3::bigint AND kafka_offset < $4::bigint "
-	/* dead letters before frauds before the rest */
+	/* dead letters before frauds before what was not judged, and the rest */
 	"ORDER BY 1, 2";
 
 /* The transaction of a partition */
@@ -45,9 +46,10 @@ typedef struct Batch
 	int64_t		position; /* behind them */
 	bool		failed;	  /* the partition has to be taken anew */
 	PGresult   *verdicts;
-	int			next;  /* row of verdicts not passed yet */
-	bool		kept;  /* some came from fraud.verdicts */
-	bool		renew; /* the producer is done with */
+	int			next;	  /* row of verdicts not passed yet */
+	int64_t		unjudged; /* records before this offset were not judged */
+	bool		kept;	  /* some came from fraud.verdicts */
+	bool		renew;	  /* the producer is done with */
 	long long	outcomes[OUTCOMES];
 } Batch;
 
@@ -73,11 +75,15 @@ read_verdicts(Batch *batch)
 	return batch->verdicts != NULL;
 }
 
-/* The row of a record's verdict, -1: there is none, it is legit */
+/*
+ * The row of a record's verdict, -1: there is none, it is legit.  What was
+ * stored unjudged has no alert; what it would have been does not count.
+ */
 static int
 find_verdict(Batch *batch, int64_t offset)
 {
-	int found = -1;
+	int	 found = -1;
+	char found_kind = '\0';
 
 	for (; batch->next < PQntuples(batch->verdicts); batch->next++)
 	{
@@ -88,11 +94,17 @@ find_verdict(Batch *batch, int64_t offset)
 		if (row > offset)
 			break;
 		kind = PQgetvalue(batch->verdicts, batch->next, 1)[0];
-		batch->kept |= kind == 'v' || kind == 'w';
-		if (row == offset && found < 0 && kind != 'v')
+		batch->kept |= kind >= 'u';
+		if (kind == 'u')
+			batch->unjudged =
+				strtoll(PQgetvalue(batch->verdicts, batch->next, 2), NULL, 10);
+		else if (row == offset && found < 0 && kind != 'v')
+		{
 			found = batch->next;
+			found_kind = kind;
+		}
 	}
-	return found;
+	return found_kind == 'w' && offset < batch->unjudged ? -1 : found;
 }
 
 /* Add a header of Kafka Connect's */
@@ -203,8 +215,9 @@ produce_all(Batch *batch)
 		if (row >= 0 && message->payload != NULL)
 			kind = PQgetvalue(batch->verdicts, row, 1)[0];
 		batch->outcomes[kind == 'd'	  ? OUTCOME_DEAD_LETTER
-						: kind == 'l' ? OUTCOME_LEGIT
-									  : OUTCOME_FRAUD]++;
+						: kind != 'l' ? OUTCOME_FRAUD
+						: message->offset < batch->unjudged ? OUTCOME_UNJUDGED
+															: OUTCOME_LEGIT]++;
 		topic = kind == 'd'	  ? branch->dead_letter_topic
 				: kind == 'l' ? branch->legit_topic
 							  : branch->fraud_topic;
@@ -323,7 +336,7 @@ write_mirror(Branch *branch, const Batch *batches, int n)
 						   "DELETE FROM fraud.verdicts AS v USING "
 						   "unnest($2::int[], $3::bigint[]) AS u (p, o) WHERE "
 						   "v.source = $1 AND v.kafka_partition = u.p AND "
-						   "v.kafka_offset < u.o",
+						   "v.until_offset <= u.o",
 						   3, params);
 		}
 		written = res != NULL;

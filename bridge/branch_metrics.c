@@ -76,7 +76,7 @@ void
 branch_metrics(Buffer *out)
 {
 	static const char *const outcomes[OUTCOMES] = {"fraud", "legit",
-												   "dead_letter"};
+												   "dead_letter", "unjudged"};
 
 	metrics_head(out, "branch_records_total", "counter",
 				 "Records branched, by what they were found to be.");

@@ -167,7 +167,8 @@ append_conflict(const Writer *writer, const uint64_t *set, Buffer *sql)
 /*
  * A verdict for each row of the run that was not inserted: the branch reader
  * would find neither an alert nor a dead letter for it.  An update cannot be
- * told from an insert here, so there every row gets one.
+ * told from an insert here, so there every row gets one.  Where nobody judges,
+ * it says so.
  */
 static void
 append_verdicts(const Writer *writer, Buffer *sql)
@@ -175,10 +176,16 @@ append_verdicts(const Writer *writer, Buffer *sql)
 	const SourceConfig *config = &writer->source->config;
 
 	buf_append_str(sql, " INSERT INTO fraud.verdicts (source, "
-						"kafka_partition, kafka_offset, is_fraud) SELECT ");
+						"kafka_partition, kafka_offset, until_offset, "
+						"is_fraud) SELECT ");
 	pg_append_literal(sql, config->name);
-	buf_printf(sql, ", %d, s.\"~offset\", COALESCE(fraud.is_fraud(ROW(",
+	buf_printf(sql,
+			   ", %d, s.\"~offset\", s.\"~offset\" + 1, CASE WHEN (SELECT "
+			   "fraud.batch_judges(",
 			   writer->partition);
+	pg_append_literal(sql, config->target);
+	buf_append_str(sql, ")) THEN COALESCE(fraud.is_fraud(ROW(");
+
 	for (int i = 0; i < config->ncolumns; i++)
 	{
 		buf_append_str(sql, i > 0 ? ", " : "");
@@ -190,7 +197,9 @@ append_verdicts(const Writer *writer, Buffer *sql)
 		buf_append_str(sql, "s.");
 		pg_append_identifier(sql, config->columns[i].name);
 	}
-	buf_printf(sql, ")::%s), false) FROM pg_temp.fraud_stage AS s WHERE ",
+	buf_printf(sql,
+			   ")::%s), false) END FROM pg_temp.fraud_stage AS s "
+			   "WHERE ",
 			   config->target);
 	append_range(writer, sql);
 	if (strcmp(config->on_conflict, "update") != 0)

@@ -133,6 +133,8 @@ write_batch(Lane *lane, bool careful)
 	if (result == WRITE_OK)
 	{
 		writer_command(&lane->writer, '.', "SET CONSTRAINTS ALL IMMEDIATE");
+		if (lane->source->config.branched)
+			writer_command(&lane->writer, '.', "SELECT fraud.keep_unjudged()");
 		writer_command(&lane->writer, 'A', "SELECT fraud.batch_alerts()");
 		writer_command(&lane->writer, 'C', "COMMIT");
 		result = writer_flush(&lane->writer);

@@ -21,8 +21,6 @@
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
 #include "commands/trigger.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "fmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -60,29 +58,7 @@ static bool	  moved = false; /* a row came with an alert of its own */
 /* Does remark want the sinks to send what it finds? */
 static bool forward = true;
 
-/* fraud.begin_batch's, valid until the transaction's end */
-static struct
-{
-	bool		   active;
-	int			   level;  /* nest level at which it was set */
-	Datum		   source; /* text, in TopTransactionContext as the others */
-	Datum		   topic;  /* text */
-	int32		   partition;
-	StringInfoData key; /* what an event id is made of, before the offset */
-} provenance;
-
-/* For event ids; the resource owner's, while rows are being written */
-static pg_cryptohash_ctx *hash = NULL;
-static MemoryContext	  hash_context = NULL;
-
-/* Alerts of such rows in this transaction */
-static int64  batch_alerts = 0;
-static int64 *batch_saved = NULL; /* by nest level: as it began */
-static int	  batch_levels = 0;	  /* room of batch_saved */
-
 PG_FUNCTION_INFO_V1(fraud_ledger);
-PG_FUNCTION_INFO_V1(fraud_batch_alerts);
-PG_FUNCTION_INFO_V1(fraud_begin_batch);
 
 /* ---- state of the transaction ---- */
 
@@ -100,53 +76,6 @@ ledger_xact_callback(XactEvent event, void *arg)
 	last_drawn = 0;
 	moved = false;
 	forward = true;
-	provenance.active = false;
-	batch_alerts = 0;
-}
-
-/*
- * A subtransaction begins, or its work is undone: alerts that go with it are
- * not counted.
- */
-static void
-batch_subxact(SubXactEvent event)
-{
-	int level = GetCurrentTransactionNestLevel();
-
-	if (event == SUBXACT_EVENT_START_SUB)
-	{
-		if (level >= batch_levels)
-		{
-			int	 levels = Max(2 * level, 16);
-			Size size = levels * sizeof(int64);
-
-			if (batch_saved == NULL)
-				batch_saved = MemoryContextAlloc(TopMemoryContext, size);
-			else
-				batch_saved = repalloc_huge(batch_saved, size);
-			batch_levels = levels;
-		}
-		batch_saved[level] = batch_alerts;
-	}
-	else if (event == SUBXACT_EVENT_ABORT_SUB && level < batch_levels)
-		batch_alerts = batch_saved[level];
-}
-
-/*
- * End of a subtransaction: what was set in it goes with it, or outwards.
- */
-static void
-ledger_subxact_callback(SubXactEvent event, SubTransactionId mine,
-						SubTransactionId parent, void *arg)
-{
-	batch_subxact(event);
-	if (likely(!provenance.active) ||
-		provenance.level < GetCurrentTransactionNestLevel())
-		return;
-	if (event == SUBXACT_EVENT_ABORT_SUB)
-		provenance.active = false;
-	else if (event == SUBXACT_EVENT_COMMIT_SUB)
-		provenance.level = GetCurrentTransactionNestLevel() - 1;
 }
 
 /*
@@ -156,7 +85,6 @@ void
 ledger_init(void)
 {
 	RegisterXactCallback(ledger_xact_callback, NULL);
-	RegisterSubXactCallback(ledger_subxact_callback, NULL);
 }
 
 /*
@@ -353,61 +281,6 @@ event_id_random(pg_uuid_t *uuid)
 }
 
 /*
- * The event id of a record of Kafka (version 8): the first 16 bytes of the
- * SHA-256 of "pg_fraud", cluster, topic, partition and offset, separated by
- * zero bytes.
- */
-static void
-event_id_of_record(pg_uuid_t *uuid, int64 offset)
-{
-	StringInfo key = &provenance.key;
-	int		   prefix = key->len;
-	uint8	   digest[PG_SHA256_DIGEST_LENGTH];
-
-	enlargeStringInfo(key, MAXINT8LEN + 1);
-	key->len += pg_lltoa(offset, key->data + prefix);
-	if (hash == NULL)
-	{
-		/* not with the group's memory, which goes first */
-		MemoryContext group = MemoryContextSwitchTo(hash_context);
-
-		hash = pg_cryptohash_create(PG_SHA256);
-		MemoryContextSwitchTo(group);
-	}
-	if (pg_cryptohash_init(hash) < 0 ||
-		pg_cryptohash_update(hash, (uint8 *) key->data, key->len) < 0 ||
-		pg_cryptohash_final(hash, digest, sizeof(digest)) < 0)
-		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
-						errmsg("could not compute a SHA-256 hash")));
-	key->len = prefix;
-	memcpy(uuid->data, digest, UUID_LEN);
-	uuid->data[6] = (uuid->data[6] & 0x0f) | 0x80;
-	uuid->data[8] = (uuid->data[8] & 0x3f) | 0x80;
-}
-
-/*
- * The record's place in Kafka, if the row came from the batch that
- * fraud.begin_batch announced.
- */
-static bool
-row_offset(RuleSet *rs, TupleTableSlot *slot, int64 *offset)
-{
-	Datum value;
-	bool  isnull;
-
-	if (!provenance.active || rs->kafka_partition == 0 || rs->kafka_offset == 0)
-		return false;
-	value = slot_getattr(slot, rs->kafka_partition, &isnull);
-	if (isnull || DatumGetInt32(value) != provenance.partition)
-		return false;
-	value = slot_getattr(slot, rs->kafka_offset, &isnull);
-	if (isnull)
-		return false;
-	*offset = DatumGetInt64(value);
-	return true;
-}
-
-/*
  * Fill in where the row came from, and its event id.
  */
 static void
@@ -417,7 +290,7 @@ alert_provenance(RuleSet *rs, TupleTableSlot *slot, Datum *values, bool *nulls)
 	int64	   offset;
 
 	values[ALERT_EVENT_ID] = UUIDPGetDatum(uuid);
-	if (!row_offset(rs, slot, &offset))
+	if (!batch_row(rs, slot, &offset))
 	{
 		event_id_random(uuid);
 		nulls[ALERT_SOURCE] = true;
@@ -426,10 +299,8 @@ alert_provenance(RuleSet *rs, TupleTableSlot *slot, Datum *values, bool *nulls)
 		nulls[ALERT_KAFKA_OFFSET] = true;
 		return;
 	}
-	event_id_of_record(uuid, offset);
-	values[ALERT_SOURCE] = provenance.source;
-	values[ALERT_KAFKA_TOPIC] = provenance.topic;
-	values[ALERT_KAFKA_PARTITION] = Int32GetDatum(provenance.partition);
+	batch_alert(uuid, offset, &values[ALERT_SOURCE], &values[ALERT_KAFKA_TOPIC],
+				&values[ALERT_KAFKA_PARTITION]);
 	values[ALERT_KAFKA_OFFSET] = Int64GetDatum(offset);
 }
 
@@ -480,8 +351,6 @@ alert_fill(RuleSet *rs, TupleTableSlot *slot, int64 id, Epoch *epoch,
 	values[ALERT_DETECTED_AT] = TimestampTzGetDatum(detected);
 	values[ALERT_FORWARD] = BoolGetDatum(forward);
 	alert_provenance(rs, slot, values, nulls);
-	if (!nulls[ALERT_SOURCE])
-		batch_alerts++;
 }
 
 /*
@@ -505,8 +374,7 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 		if (old == NULL)
 		{
 			old = alerts_begin();
-			hash = NULL;
-			hash_context = old;
+			batch_hash_begin(old);
 			now = GetCurrentTimestamp();
 		}
 		alert_fill(rs, slots[i], id, epoch, now);
@@ -514,8 +382,7 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 	if (old == NULL)
 		return;
 	alerts_store();
-	if (hash != NULL)
-		pg_cryptohash_free(hash);
+	batch_hash_end();
 	MemoryContextSwitchTo(old);
 }
 
@@ -591,38 +458,4 @@ fraud_ledger(PG_FUNCTION_ARGS)
 	if (rs != NULL)
 		ledger_rows(rs, &slot, 1);
 	return PointerGetDatum(NULL);
-}
-
-/*
- * fraud.batch_alerts(): how many alerts this transaction has written of rows
- * that fraud.begin_batch announced.
- */
-Datum
-fraud_batch_alerts(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(batch_alerts);
-}
-
-/*
- * fraud.begin_batch(source, topic, partition, cluster): the rows of this
- * transaction that follow come from there.
- */
-Datum
-fraud_begin_batch(PG_FUNCTION_ARGS)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-	provenance.active = false;
-	provenance.source = PointerGetDatum(PG_GETARG_TEXT_P_COPY(0));
-	provenance.topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
-	provenance.partition = PG_GETARG_INT32(2);
-	initStringInfo(&provenance.key);
-	appendStringInfo(&provenance.key, "pg_fraud%c%s%c%s%c%d%c", 0,
-					 text_to_cstring(PG_GETARG_TEXT_PP(3)), 0,
-					 text_to_cstring(PG_GETARG_TEXT_PP(1)), 0,
-					 provenance.partition, 0);
-	provenance.level = GetCurrentTransactionNestLevel();
-	provenance.active = true;
-	MemoryContextSwitchTo(old);
-	PG_RETURN_VOID();
 }

@@ -431,6 +431,22 @@ mark_init(void)
 /* ---- triggers ---- */
 
 /*
+ * The marks of a new row whose values stand in the slot.
+ */
+static inline void
+marks_of_new(RuleSet *rs, TupleTableSlot *slot, Marks *marks)
+{
+	if (unlikely(!pg_fraud_enabled || rs->paused))
+	{
+		marks_none(marks);
+		batch_unjudged(rs, slot);
+		return;
+	}
+	batch_unjudged_open = false;
+	marks_judge(rs, slot, marks);
+}
+
+/*
  * A new row, or one that arrives from another partition.
  */
 static HeapTuple
@@ -441,10 +457,8 @@ mark_insert(TriggerData *trigdata, RuleSet *rs)
 	if (unlikely(notes != NULL) &&
 		note_insert(trigdata->tg_relation, rs, &marks))
 		/* it moves with its marks */;
-	else if (unlikely(!pg_fraud_enabled || rs->paused))
-		marks_none(&marks);
 	else
-		marks_judge(rs, trigdata->tg_trigslot, &marks);
+		marks_of_new(rs, trigdata->tg_trigslot, &marks);
 	return put_marks(rs, trigdata->tg_trigslot, trigdata->tg_trigtuple, &marks);
 }
 
@@ -458,10 +472,7 @@ mark_slot(RuleSet *rs, TupleTableSlot *slot)
 	Marks marks;
 	int	  columns[NMARKS];
 
-	if (unlikely(!pg_fraud_enabled || rs->paused))
-		marks_none(&marks);
-	else
-		marks_judge(rs, slot, &marks);
+	marks_of_new(rs, slot, &marks);
 	marks_columns(rs, columns);
 	for (int i = 0; i < NMARKS; i++)
 	{

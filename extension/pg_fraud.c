@@ -42,6 +42,7 @@ _PG_init(void)
 	brake_init();
 	mark_init();
 	ledger_init();
+	batch_init();
 	alert_init();
 	failure_init();
 	list_init();

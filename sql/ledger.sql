@@ -188,6 +188,38 @@ INSERT INTO stream VALUES (11, 99, 0, 101);
 COMMIT;
 SELECT count(DISTINCT a.event_id) FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id WHERE s.id IN (2, 11);
 
+-- rows of Kafka's that are stored unjudged leave verdicts, by ranges; in other
+-- transactions there is nothing to keep
+SELECT fraud.pause('stream');
+BEGIN;
+INSERT INTO stream VALUES (20, 1, 0, 200);
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1');
+INSERT INTO stream VALUES (21, 1, 0, 201), (22, 1, 0, 205), (23, 1, 7, 206), (24, 1, 0, NULL);
+SELECT fraud.begin_batch('payments', 'tx-topic', 1, 'cluster-1');
+COPY stream (id, amount, kafka_partition, kafka_offset) FROM stdin;
+25	1	1	7
+26	1	1	8
+\.
+-- what was said of a record by itself does not hold
+INSERT INTO fraud.verdicts VALUES ('payments', 1, 7, 8, true);
+SELECT fraud.keep_unjudged();
+SELECT fraud.keep_unjudged();
+COMMIT;
+SELECT fraud.resume('stream');
+BEGIN;
+SELECT fraud.begin_batch('payments', 'tx-topic', 2, 'cluster-1');
+SET LOCAL pg_fraud.enabled = off;
+INSERT INTO stream VALUES (27, 1, 2, 1);
+SET LOCAL pg_fraud.enabled = on;
+INSERT INTO stream VALUES (28, 1, 2, 2);
+SET LOCAL pg_fraud.enabled = off;
+INSERT INTO stream VALUES (29, 1, 2, 3), (30, 1, 2, 4);
+SELECT fraud.keep_unjudged();
+COMMIT;
+SELECT fraud.keep_unjudged();
+SELECT * FROM fraud.verdicts ORDER BY kafka_partition, kafka_offset;
+DELETE FROM fraud.verdicts;
+
 -- append-only: to read is all that anybody is granted
 SELECT r, has_table_privilege(r, 'fraud.alerts', 'INSERT, UPDATE, DELETE, TRUNCATE') AS may_write,
        has_sequence_privilege(r, 'fraud.alerts_id_seq', 'USAGE, UPDATE') AS may_draw

@@ -79,6 +79,18 @@ CREATE FUNCTION fraud.batch_alerts() RETURNS bigint
 COMMENT ON FUNCTION fraud.batch_alerts() IS
     'Internal: for the bridge; alerts that this transaction has written of rows that come from Kafka';
 
+CREATE FUNCTION fraud.batch_judges(target regclass) RETURNS boolean
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_batch_judges';
+COMMENT ON FUNCTION fraud.batch_judges(regclass) IS
+    'Internal: for the bridge; whether rows of the table are judged, or that is paused or switched off';
+
+CREATE FUNCTION fraud.keep_unjudged() RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_keep_unjudged';
+COMMENT ON FUNCTION fraud.keep_unjudged() IS
+    'Internal: for the bridge; leaves verdicts for rows of this transaction that come from Kafka and were stored unjudged';
+
 CREATE PROCEDURE fraud.remark(
     target  regclass,
     since   timestamptz DEFAULT NULL,

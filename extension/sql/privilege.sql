@@ -36,7 +36,7 @@ GRANT EXECUTE ON FUNCTION fraud.table_name(regclass), fraud.rule_counts(),
 GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions, fraud.rule_proposals TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int) TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text), fraud.batch_alerts(),
-    fraud.fold_counters(),
+    fraud.batch_judges(regclass), fraud.keep_unjudged(), fraud.fold_counters(),
     fraud.load_rows(regclass, text[], bytea), fraud.load_packed(regclass, text[], text, bytea),
     fraud.load_obstacle(regclass)
     TO fraud_bridge;
@@ -60,7 +60,7 @@ GRANT SELECT ON fraud.source_config, fraud.offsets, fraud.dead_letters,
 GRANT SELECT ON fraud.source_config TO fraud_bridge;
 GRANT SELECT, INSERT, UPDATE ON fraud.offsets TO fraud_bridge;
 GRANT SELECT, INSERT, UPDATE ON fraud.dead_letters TO fraud_bridge;
-GRANT SELECT, INSERT, DELETE ON fraud.verdicts TO fraud_bridge;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fraud.verdicts TO fraud_bridge;
 
 -- branch.sql
 GRANT EXECUTE ON FUNCTION fraud.set_branch_position(text, int, bigint)

@@ -74,7 +74,8 @@ CREATE TABLE fraud.verdicts (
     source          text NOT NULL,
     kafka_partition int NOT NULL,
     kafka_offset    bigint NOT NULL,
-    is_fraud        boolean NOT NULL,
+    until_offset    bigint NOT NULL,
+    is_fraud        boolean,
     PRIMARY KEY (source, kafka_partition, kafka_offset)
 );
 
@@ -145,8 +146,9 @@ COMMENT ON COLUMN fraud.dead_letters.replayed_at IS 'When it became a row after 
 COMMENT ON TABLE fraud.verdicts IS 'What was decided of offsets that are neither inserted and judged nor dead letters';
 COMMENT ON COLUMN fraud.verdicts.source IS 'The source';
 COMMENT ON COLUMN fraud.verdicts.kafka_partition IS 'The partition';
-COMMENT ON COLUMN fraud.verdicts.kafka_offset IS 'The offset';
-COMMENT ON COLUMN fraud.verdicts.is_fraud IS 'Whether the record is fraud';
+COMMENT ON COLUMN fraud.verdicts.kafka_offset IS 'The first offset';
+COMMENT ON COLUMN fraud.verdicts.until_offset IS 'The offset behind the last';
+COMMENT ON COLUMN fraud.verdicts.is_fraud IS 'Whether the record is fraud; NULL: it was stored unjudged';
 COMMENT ON TABLE fraud.position_changes IS 'What operators did to positions';
 COMMENT ON COLUMN fraud.position_changes.id IS 'Order of the changes';
 COMMENT ON COLUMN fraud.position_changes.source IS 'The source';
