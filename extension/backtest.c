@@ -15,7 +15,6 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
@@ -32,7 +31,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "pg_fraud.h"
 #include "tally.h"
@@ -57,6 +55,7 @@ typedef struct Backtest
 	char	*confirmed;
 	char	*bounds;
 	Node	*condition; /* for $1 */
+	Tally	*tally;		/* what has been counted */
 } Backtest;
 
 /* ---- the query ---- */
@@ -291,12 +290,13 @@ count_of(Datum number)
 }
 
 /*
- * One aggregate over all rows.  Returns whether it went through: if the
- * condition can raise errors it may not.
+ * One aggregate over all rows
  */
-static bool
-run_query(Backtest *test, Tally *tally)
+static void
+run_query(void *arg)
 {
+	Backtest		 *test = (Backtest *) arg;
+	Tally			 *tally = test->tally;
 	SPIPrepareOptions options = {0};
 	SPIPlanPtr		  plan;
 	Datum			 *values;
@@ -331,7 +331,6 @@ run_query(Backtest *test, Tally *tally)
 		tally->amount =
 			DatumGetNumeric(SPI_datumTransfer(values[6], false, -1));
 	SPI_finish();
-	return true;
 }
 
 /*
@@ -339,34 +338,17 @@ run_query(Backtest *test, Tally *tally)
  * errors that are not its own are raised.
  */
 static bool
-try_query(Backtest *test, Tally *tally)
+try_query(Backtest *test)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile edata = NULL;
+	ErrorData *edata;
 
 	if (!test->rs->rules[0].traits.can_raise)
-		return run_query(test, tally);
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
 	{
-		run_query(test, tally);
-		ReleaseCurrentSubTransaction();
+		run_query(test);
+		return true;
 	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (edata != NULL && (judge_rethrows(edata->sqlerrcode) ||
-						  edata->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE))
+	edata = guard_run_own(run_query, test);
+	if (edata != NULL && edata->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		ReThrowError(edata);
 	return edata == NULL;
 }
@@ -378,9 +360,9 @@ try_query(Backtest *test, Tally *tally)
  * confirmed
  */
 static void
-judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
-		  Tally *tally)
+judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot)
 {
+	Tally		   *tally = test->tally;
 	bool			isnull;
 	Datum			value = heap_getattr(tuple, 1, desc, &isnull);
 	HeapTupleHeader row = DatumGetHeapTupleHeader(value);
@@ -420,7 +402,7 @@ judge_row(Backtest *test, HeapTuple tuple, TupleDesc desc, TupleTableSlot *slot,
  * parallel: before PostgreSQL 18 there are no subtransactions in it.
  */
 static void
-run_rows(Backtest *test, Tally *tally)
+run_rows(Backtest *test)
 {
 	char *sql = psprintf("SELECT %s, %s, %s, %s FROM %s WHERE %s", test->alias,
 						 test->amount, test->marked, test->confirmed,
@@ -452,8 +434,7 @@ run_rows(Backtest *test, Tally *tally)
 			MemoryContext old = MemoryContextSwitchTo(row_context);
 
 			CHECK_FOR_INTERRUPTS();
-			judge_row(test, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, slot,
-					  tally);
+			judge_row(test, SPI_tuptable->vals[i], SPI_tuptable->tupdesc, slot);
 			MemoryContextSwitchTo(old);
 			MemoryContextReset(row_context);
 		}
@@ -554,7 +535,6 @@ fraud_backtest(PG_FUNCTION_ARGS)
 {
 	Oid		  relid;
 	Backtest  test = {0};
-	Tally	 *tally = palloc0(sizeof(Tally));
 	AclResult acl;
 	int64	  cleared;
 	int		  level;
@@ -566,6 +546,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	acl = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
 	if (acl != ACLCHECK_OK)
 		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(relid));
+	test.tally = palloc0(sizeof(Tally));
 	test.rel = table_open(relid, AccessShareLock);
 	look_up_condition(&test, relid, fcinfo);
 	test.rs = ruleset_of_condition(test.rel, test.text);
@@ -580,14 +561,14 @@ fraud_backtest(PG_FUNCTION_ARGS)
 					  : "NULL::pg_catalog.bool";
 	test.source = source_of_rows(&test);
 	test.bounds = bounds_of_rows(fcinfo, test.rs);
-	if (!try_query(&test, tally))
+	if (!try_query(&test))
 	{
-		memset(tally, 0, sizeof(Tally));
-		run_rows(&test, tally);
+		memset(test.tally, 0, sizeof(Tally));
+		run_rows(&test);
 	}
 	cleared = count_cleared(&test);
 	AtEOXact_GUC(true, level);
 	table_close(test.rel, AccessShareLock);
 	PG_RETURN_DATUM(
-		tally_row(fcinfo, tally, ruleset_has_marks(test.rs), cleared));
+		tally_row(fcinfo, test.tally, ruleset_has_marks(test.rs), cleared));
 }

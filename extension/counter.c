@@ -17,7 +17,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "pg_fraud.h"
@@ -290,6 +289,12 @@ slot_write(CounterSlot *slot)
 	fraud_table_insert("rule_deltas", DELTA_COLUMNS, values, nulls);
 }
 
+static void
+run_fold(void *arg)
+{
+	OidFunctionCall0(fraud_function("fold_counters", 0, NULL));
+}
+
 /*
  * Fold what has been committed, where no bridge does.  Whatever goes wrong
  * must not cost the user's transaction, and can wait.
@@ -297,24 +302,10 @@ slot_write(CounterSlot *slot)
 static void
 counter_fold(void)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *edata = guard_run(run_fold, NULL);
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		OidFunctionCall0(fraud_function("fold_counters", 0, NULL));
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	if (edata != NULL)
+		FreeErrorData(edata);
 }
 
 /*

@@ -11,14 +11,12 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "executor/executor.h"
 #include "nodes/params.h"
 #include "portability/instr_time.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "catalog/pg_type.h"
 
 #include "pg_fraud.h"
@@ -64,31 +62,41 @@ judge_rule_timed(RuleSet *rs, int i)
 	return fired;
 }
 
+/* The way of one route through a set's rules */
+typedef struct Pass
+{
+	RuleSet	 *rs;
+	JudgeMode mode;
+	Route	  route;
+	bool	  timed;
+	int		  at; /* the rule that is evaluated: whose error it was */
+} Pass;
+
 /*
- * Evaluate the rules of one route from the first on.  *at follows, so that
- * whoever catches an error knows whose it was.
+ * Evaluate the rules of one route from the present one on.
  */
 static void
-judge_pass(RuleSet *rs, JudgeMode mode, Route route, bool timed,
-		   volatile int *at)
+judge_pass(void *arg)
 {
+	Pass		 *pass = (Pass *) arg;
+	RuleSet		 *rs = pass->rs;
 	MemoryContext old =
 		MemoryContextSwitchTo(rs->econtext->ecxt_per_tuple_memory);
 
-	for (int i = *at; i < rs->nrules; i++)
+	for (int i = pass->at; i < rs->nrules; i++)
 	{
 		Rule *rule = &rs->rules[i];
 
-		if (rs->routes[i] != route || rule->state == NULL ||
-			(mode == JUDGE_ASK && rule->mode != RULE_LIVE))
+		if (rs->routes[i] != pass->route || rule->state == NULL ||
+			(pass->mode == JUDGE_ASK && rule->mode != RULE_LIVE))
 			continue;
-		*at = i;
-		rs->fired[i] =
-			unlikely(timed || (rule->max_time_ns != 0 && mode == JUDGE_COUNT))
-				? judge_rule_timed(rs, i)
-				: judge_rule(rule, rs->econtext);
+		pass->at = i;
+		rs->fired[i] = unlikely(pass->timed || (rule->max_time_ns != 0 &&
+												pass->mode == JUDGE_COUNT))
+						   ? judge_rule_timed(rs, i)
+						   : judge_rule(rule, rs->econtext);
 	}
-	*at = rs->nrules;
+	pass->at = rs->nrules;
 	MemoryContextSwitchTo(old);
 }
 
@@ -135,38 +143,15 @@ judge_caught(RuleSet *rs, JudgeMode mode, int at, ErrorData *edata)
 static void
 judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile int  at = 0;
+	Pass pass = {rs, mode, ROUTE_GUARDED, timed, 0};
 
 	rs->busy = true;
-	while (at < rs->nrules)
+	while (pass.at < rs->nrules)
 	{
-		ErrorData *volatile edata = NULL;
-
-		BeginInternalSubTransaction(NULL);
-		MemoryContextSwitchTo(context);
-		PG_TRY();
-		{
-			judge_pass(rs, mode, ROUTE_GUARDED, timed, &at);
-			ReleaseCurrentSubTransaction();
-		}
-		PG_CATCH();
-		{
-			MemoryContextSwitchTo(context);
-			edata = CopyErrorData();
-			FlushErrorState();
-			RollbackAndReleaseCurrentSubTransaction();
-		}
-		PG_END_TRY();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
+		ErrorData *edata = guard_run(judge_pass, &pass);
 
 		if (edata != NULL)
-		{
-			judge_caught(rs, mode, at, edata);
-			at++;
-		}
+			judge_caught(rs, mode, pass.at++, edata);
 	}
 	rs->busy = false;
 }
@@ -177,9 +162,9 @@ judge_guarded(RuleSet *rs, JudgeMode mode, bool timed)
 static void
 judge_safe(RuleSet *rs, JudgeMode mode, Route route, bool timed)
 {
-	volatile int at = 0;
+	Pass pass = {rs, mode, route, timed, 0};
 
-	judge_pass(rs, mode, route, timed, &at);
+	judge_pass(&pass);
 }
 
 /*

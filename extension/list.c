@@ -3,26 +3,19 @@
  *
  * Lists that rules ask: fraud.in_list('bad_merchants', merchant).
  *
- * Each backend keeps the lists that its rules name as hash tables, exact, of
- * some 60 bytes a value.  What decides on a value that is in the list is in one
- * place, since in a long list each place costs a read of main memory; for most
- * of those that are not, a filter decides that the processor's caches hold.  A
- * change is
- * announced by a relcache invalidation, as rules are; entries carry a number
+ * Each backend keeps the lists that its rules name in its memory, exact; see
+ * list_values.c.  A change is announced by a relcache invalidation, as rules are; entries carry a number
  * that grows with each change of their list (writers of one list take turns
  * until they commit), so that a backend reads only what it has not seen.
  * Removed entries stay in the table, marked, for the same reason.
  */
 #include "postgres.h"
 
-#include <sys/mman.h>
-
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -30,7 +23,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
-#include "pg_fraud.h"
+#include "list.h"
 
 PG_FUNCTION_INFO_V1(fraud_helper_in_list);
 PG_FUNCTION_INFO_V1(fraud_helper_in_list_int8);
@@ -52,33 +45,6 @@ enum
 	ENTRY_REMOVED_AT
 };
 
-/* A value in the arena, long or with an end */
-typedef struct Entry
-{
-	TimestampTz expires; /* removed ones did long ago */
-	int32		length;
-	char		data[FLEXIBLE_ARRAY_MEMBER];
-} Entry;
-
-typedef enum SlotState
-{
-	SLOT_FREE,
-	SLOT_LISTED,  /* its value is in the list, for good */
-	SLOT_REMOVED, /* was */
-	SLOT_APART	  /* the value is an entry, whose number stands in its place */
-} SlotState;
-
-#define SLOT_DATA 26
-
-/* A place in the hash table, half a cache line */
-typedef struct Slot
-{
-	uint32 hash;
-	uint8  state;
-	uint8  length;
-	char   data[SLOT_DATA];
-} Slot;
-
 /* A list as this backend knows it; lives as long as the backend */
 typedef struct FraudList
 {
@@ -92,16 +58,7 @@ typedef struct FraudList
 	int64			  id;
 	int64			  last_change;
 	MemoryContext	  context;
-	char			 *memory; /* of what follows */
-	Slot			 *slots;  /* a power of two of them */
-	uint32			  nslots;
-	uint64			 *filter; /* three bits of a word for each value */
-	uint32			  nwords; /* a power of two */
-	uint32			  nentries;
-	uint32			  heat; /* how often values are found, of HEAT_MAX */
-	char			 *arena;
-	Size			  arena_used;
-	Size			  arena_size;
+	ListValues		 *values;
 	int				  nallows; /* lists that outrank this one */
 	struct FraudList **allows;
 } FraudList;
@@ -112,14 +69,6 @@ typedef struct Call
 	FraudList *list;
 	bool	   constant; /* it is always this one */
 } Call;
-
-/* The share of the values found lately, and from where on many are */
-#define HEAT_MAX 65536
-#define HEAT_SHIFT 5
-#define HEAT_MANY (HEAT_MAX / 5)
-
-/* The size of large pages on most systems */
-#define LARGE_PAGE (2 * 1024 * 1024)
 
 static FraudList *lists = NULL;
 
@@ -183,214 +132,7 @@ list_init(void)
 	RegisterSubXactCallback(list_subxact_callback, NULL);
 }
 
-/* ---- the hash table ---- */
-
-/*
- * The word of the filter that a value's hash leads to, and its bits there.
- */
-static inline uint64 *
-filter_word(FraudList *list, uint64 hash)
-{
-	return &list->filter[(hash >> 32) & (list->nwords - 1)];
-}
-
-static inline uint64
-filter_bits(uint64 hash)
-{
-	/* apart from the bits that choose the word of a long list */
-	return UINT64CONST(1) << (hash & 63) | UINT64CONST(1) << (hash >> 6 & 63) |
-		   UINT64CONST(1) << (hash >> 12 & 63);
-}
-
-static inline bool
-filter_has(FraudList *list, uint64 hash)
-{
-	uint64 bits = filter_bits(hash);
-
-	return (*filter_word(list, hash) & bits) == bits;
-}
-
-static inline Entry *
-entry_at(FraudList *list, uint64 number)
-{
-	return (Entry *) (list->arena + number * 8);
-}
-
-/*
- * The entry of a slot whose value is apart
- */
-static inline Entry *
-slot_entry(FraudList *list, const Slot *slot)
-{
-	uint64 number;
-
-	memcpy(&number, slot->data, sizeof(number));
-	return entry_at(list, number);
-}
-
-/*
- * The value of a slot that is not free
- */
-static inline const char *
-slot_value(FraudList *list, const Slot *slot, int *length)
-{
-	if (likely(slot->state != SLOT_APART))
-	{
-		*length = slot->length;
-		return slot->data;
-	}
-	*length = slot_entry(list, slot)->length;
-	return slot_entry(list, slot)->data;
-}
-
-/*
- * The slot of a value, or the free one where it would go
- */
-static inline Slot *
-find_slot(FraudList *list, uint64 hash, const char *value, int length)
-{
-	uint32 mask = list->nslots - 1;
-
-	for (uint32 i = (hash >> 18) & mask;; i = (i + 1) & mask)
-	{
-		Slot	   *slot = &list->slots[i];
-		const char *other;
-		int			other_length;
-
-		if (slot->state == SLOT_FREE)
-			return slot;
-		if (slot->hash != (uint32) (hash >> 18))
-			continue;
-		other = slot_value(list, slot, &other_length);
-		if (other_length == length && memcmp(other, value, length) == 0)
-			return slot;
-	}
-}
-
-/*
- * Slots and filter of a size, free.  In one piece, which if it is large begins
- * with a large page: where the system has them, reading here and there costs
- * half.
- */
-static void
-make_slots(FraudList *list, uint32 nslots)
-{
-	uint32 nwords = nslots / 16;
-	Size   size = nwords * sizeof(uint64) + (Size) nslots * sizeof(Slot);
-	bool   large = size >= 2 * LARGE_PAGE;
-	char  *memory = MemoryContextAllocExtended(
-		 list->context, large ? size + LARGE_PAGE : size, MCXT_ALLOC_HUGE);
-
-	list->memory = memory;
-	if (large)
-	{
-		memory = (char *) TYPEALIGN(LARGE_PAGE, memory);
-#ifdef MADV_HUGEPAGE
-		/* advice, which the system may leave */
-		(void) madvise(memory, TYPEALIGN_DOWN(LARGE_PAGE, size), MADV_HUGEPAGE);
-#endif
-	}
-	memset(memory, 0, size);
-	list->nwords = nwords;
-	list->filter = (uint64 *) memory;
-	list->nslots = nslots;
-	list->slots = (Slot *) (memory + nwords * sizeof(uint64));
-}
-
-static inline uint64
-hash_value(const char *value, int length)
-{
-	return hash_bytes_extended((const unsigned char *) value, length, 0);
-}
-
-/*
- * Twice as many slots
- */
-static void
-grow_slots(FraudList *list)
-{
-	uint32 old_nslots = list->nslots;
-	Slot  *old = list->slots;
-	char  *old_memory = list->memory;
-
-	if (old_nslots > PG_UINT32_MAX / 4)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("list \"%s\" is too large", NameStr(list->name))));
-	make_slots(list, old_nslots * 2);
-	for (uint32 i = 0; i < old_nslots; i++)
-	{
-		const char *value;
-		int			length;
-		uint64		hash;
-
-		if (old[i].state == SLOT_FREE)
-			continue;
-		value = slot_value(list, &old[i], &length);
-		hash = hash_value(value, length);
-		*find_slot(list, hash, value, length) = old[i];
-		*filter_word(list, hash) |= filter_bits(hash);
-	}
-	pfree(old_memory);
-}
-
-/*
- * Put a slot's value into the arena
- */
-static void
-put_apart(FraudList *list, Slot *slot, const char *value, int length,
-		  TimestampTz expires)
-{
-	Size   size = TYPEALIGN(8, offsetof(Entry, data) + length);
-	uint64 number = list->arena_used / 8;
-	Entry *entry;
-
-	while (list->arena_used + size > list->arena_size)
-	{
-		list->arena = repalloc_huge(list->arena, list->arena_size * 2);
-		list->arena_size *= 2;
-	}
-	list->arena_used += size;
-	entry = entry_at(list, number);
-	entry->expires = expires;
-	entry->length = length;
-	memcpy(entry->data, value, length);
-	slot->state = SLOT_APART;
-	memcpy(slot->data, &number, sizeof(number));
-}
-
-/*
- * Put in a value, or change when it expires
- */
-static void
-put_value(FraudList *list, text *value, TimestampTz expires)
-{
-	char  *data = VARDATA_ANY(value);
-	int	   length = VARSIZE_ANY_EXHDR(value);
-	uint64 hash = hash_value(data, length);
-	bool   ends = expires != DT_NOEND && expires != DT_NOBEGIN;
-	Slot  *slot;
-
-	if (list->nentries >= list->nslots / 4 * 3)
-		grow_slots(list);
-	slot = find_slot(list, hash, data, length);
-	if (slot->state == SLOT_FREE)
-	{
-		list->nentries++;
-		*filter_word(list, hash) |= filter_bits(hash);
-		slot->hash = (uint32) (hash >> 18);
-	}
-	if (slot->state == SLOT_APART)
-		slot_entry(list, slot)->expires = expires;
-	else if (ends || length > SLOT_DATA)
-		put_apart(list, slot, data, length, expires);
-	else
-	{
-		slot->state = expires == DT_NOEND ? SLOT_LISTED : SLOT_REMOVED;
-		slot->length = length;
-		memcpy(slot->data, data, length);
-	}
-}
+/* ---- reading the tables ---- */
 
 /*
  * Begin a list again, empty
@@ -402,18 +144,12 @@ reset_list(FraudList *list)
 		list->context = AllocSetContextCreate(TopMemoryContext, "pg_fraud list",
 											  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(list->context);
-	list->nentries = 0;
-	make_slots(list, 1024);
-	list->arena_size = 16384;
-	list->arena_used = 0;
-	list->arena = MemoryContextAlloc(list->context, list->arena_size);
+	list->values = list_values_create(list->context);
 	list->last_change = PG_INT64_MIN;
 	list->generation = 0;
 	list->fresh_needed = false;
 	list->own_changes = false;
 }
-
-/* ---- reading the tables ---- */
 
 /*
  * One entry as it is in the table
@@ -425,6 +161,7 @@ read_entry(FraudList *list, HeapTuple tuple, TupleDesc desc)
 	Datum		value = heap_getattr(tuple, ENTRY_VALUE, desc, &isnull);
 	text	   *text_value = DatumGetTextPP(value);
 	TimestampTz expires = DT_NOEND;
+	ListKey		key;
 	Datum		datum;
 	int64		change;
 
@@ -434,7 +171,9 @@ read_entry(FraudList *list, HeapTuple tuple, TupleDesc desc)
 	(void) heap_getattr(tuple, ENTRY_REMOVED_AT, desc, &isnull);
 	if (!isnull)
 		expires = DT_NOBEGIN;
-	put_value(list, text_value, expires);
+	list_key_of_text(&key, VARDATA_ANY(text_value),
+					 VARSIZE_ANY_EXHDR(text_value));
+	list_values_put(list->values, &key, expires);
 
 	change = DatumGetInt64(heap_getattr(tuple, ENTRY_CHANGE, desc, &isnull));
 	list->last_change = Max(list->last_change, change);
@@ -561,33 +300,6 @@ refresh_list(FraudList *list)
 /* ---- asking ---- */
 
 /*
- * Is the value in the list now?
- */
-static bool
-has_value(FraudList *list, uint64 hash, const char *value, int length)
-{
-	Slot	   *slot;
-	TimestampTz expires;
-
-	if (!refresh_list(list))
-		return false;
-	/* where many are found, have the slot come while the filter does */
-	if (list->heat > HEAT_MANY)
-		__builtin_prefetch(&list->slots[(hash >> 18) & (list->nslots - 1)]);
-	list->heat -= list->heat >> HEAT_SHIFT;
-	if (!filter_has(list, hash))
-		return false;
-	list->heat += HEAT_MAX >> HEAT_SHIFT;
-	slot = find_slot(list, hash, value, length);
-	if (likely(slot->state != SLOT_APART))
-		return slot->state == SLOT_LISTED;
-	expires = slot_entry(list, slot)->expires;
-	if (expires == DT_NOEND)
-		return true;
-	return expires != DT_NOBEGIN && expires > GetCurrentTimestamp();
-}
-
-/*
  * The list that a call names; found once if it is a constant, as in rules.
  */
 static inline FraudList *
@@ -617,15 +329,15 @@ called_list(FunctionCallInfo fcinfo)
  * Is the value in the list, and in none that outranks it?
  */
 static bool
-is_listed(FunctionCallInfo fcinfo, const char *value, int length)
+is_listed(FunctionCallInfo fcinfo, const ListKey *key)
 {
 	FraudList *list = called_list(fcinfo);
-	uint64	   hash = hash_value(value, length);
 
-	if (likely(!has_value(list, hash, value, length)))
+	if (!refresh_list(list) || !list_values_have(list->values, key))
 		return false;
 	for (int i = 0; i < list->nallows; i++)
-		if (has_value(list->allows[i], hash, value, length))
+		if (refresh_list(list->allows[i]) &&
+			list_values_have(list->allows[i]->values, key))
 			return false;
 	return true;
 }
@@ -636,10 +348,11 @@ is_listed(FunctionCallInfo fcinfo, const char *value, int length)
 Datum
 fraud_helper_in_list(PG_FUNCTION_ARGS)
 {
-	text *value = PG_GETARG_TEXT_PP(1);
+	text   *value = PG_GETARG_TEXT_PP(1);
+	ListKey key;
 
-	PG_RETURN_BOOL(
-		is_listed(fcinfo, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)));
+	list_key_of_text(&key, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
+	PG_RETURN_BOOL(is_listed(fcinfo, &key));
 }
 
 /*
@@ -648,10 +361,11 @@ fraud_helper_in_list(PG_FUNCTION_ARGS)
 Datum
 fraud_helper_in_list_int8(PG_FUNCTION_ARGS)
 {
-	char digits[MAXINT8LEN + 1];
-	int	 length = pg_lltoa(PG_GETARG_INT64(1), digits);
+	char	digits[MAXINT8LEN + 1];
+	ListKey key;
 
-	PG_RETURN_BOOL(is_listed(fcinfo, digits, length));
+	list_key_of_number(&key, PG_GETARG_INT64(1), digits);
+	PG_RETURN_BOOL(is_listed(fcinfo, &key));
 }
 
 /*

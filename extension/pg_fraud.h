@@ -27,7 +27,9 @@
  *	counter.c	what rules did, counted per transaction
  *	brake.c		limits of a rule
  *	failure.c	errors of rules on rows
+ *	guard.c		what may fail without harm
  *	list.c		lists that rules ask
+ *	list_values.c	what is in one, in memory
  *	observe.c	a row's values for people
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
@@ -343,6 +345,11 @@ extern void failure_record(RuleSet *rs, Rule *rule, TupleTableSlot *slot,
 						   ErrorData *edata);
 /* Is it not the rule's own error?  (classes 40, 53, 57, 58, XX001, XX002) */
 extern bool judge_rethrows(int sqlerrcode);
+
+/* ---- guard.c: errors that must not cost more than what raised them ---- */
+
+extern ErrorData *guard_run(void (*run) (void *arg), void *arg);
+extern ErrorData *guard_run_own(void (*run) (void *arg), void *arg);
 
 /* ---- list.c: lists that rules ask ---- */
 

@@ -29,7 +29,6 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
 #include "access/transam.h"
 
 #include "pg_fraud.h"
@@ -346,6 +345,32 @@ value_write(ColumnWriter *writer, Datum value, JsonbValue *json)
 	}
 }
 
+/* A value that is to be written */
+typedef struct Write
+{
+	ColumnWriter *writer;
+	Datum		  value;
+	bool		  as_text;
+	JsonbValue	 *json;
+} Write;
+
+static void
+run_write(void *arg)
+{
+	Write *write = (Write *) arg;
+	Oid	   function;
+	bool   varlena;
+
+	if (!write->as_text)
+	{
+		value_write(write->writer, write->value, write->json);
+		return;
+	}
+	getTypeOutputInfo(write->writer->type, &function, &varlena);
+	value_from_cstring(write->json,
+					   OidOutputFunctionCall(function, write->value));
+}
+
 /*
  * The same in a subtransaction, with the type's own JSON or with its text.
  * False: it raised an error.
@@ -354,40 +379,9 @@ static bool
 value_write_guarded(ColumnWriter *writer, Datum value, bool as_text,
 					JsonbValue *json)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile edata = NULL;
+	Write write = {writer, value, as_text, json};
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		if (as_text)
-		{
-			Oid	 function;
-			bool varlena;
-
-			getTypeOutputInfo(writer->type, &function, &varlena);
-			value_from_cstring(json, OidOutputFunctionCall(function, value));
-		}
-		else
-			value_write(writer, value, json);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
-	if (edata != NULL && judge_rethrows(edata->sqlerrcode))
-		ReThrowError(edata);
-	return edata == NULL;
+	return guard_run_own(run_write, &write) == NULL;
 }
 
 /*

@@ -23,7 +23,6 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "pg_fraud.h"
 
@@ -307,42 +306,36 @@ ruleset_for(Relation rel)
 	return likely(entry != NULL) ? entry->set : ruleset_refresh(rel);
 }
 
+/* A relation whose entry is to be brought up to date, and its rules then */
+typedef struct Refresh
+{
+	Relation rel;
+	RuleSet *rs;
+} Refresh;
+
+static void
+run_refresh(void *arg)
+{
+	Refresh *refresh = (Refresh *) arg;
+
+	refresh->rs = ruleset_refresh(refresh->rel);
+}
+
 /*
  * The same for a row that arrives, which an error must not cost.
  */
 RuleSet *
 ruleset_for_row(Relation rel)
 {
-	RelEntry	 *entry = entry_find(RelationGetRelid(rel));
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	RuleSet *volatile rs = NULL;
-	ErrorData *volatile edata = NULL;
+	RelEntry  *entry = entry_find(RelationGetRelid(rel));
+	Refresh	   refresh = {rel, NULL};
+	ErrorData *edata;
 
 	if (likely(entry != NULL))
 		return entry->set;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		rs = ruleset_refresh(rel);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
+	edata = guard_run_own(run_refresh, &refresh);
 	if (edata == NULL)
-		return rs;
-	if (judge_rethrows(edata->sqlerrcode))
-		ReThrowError(edata);
+		return refresh.rs;
 	ereport(WARNING, (errcode(edata->sqlerrcode),
 					  errmsg("row of table \"%s\" is stored unjudged: %s",
 							 RelationGetRelationName(rel), edata->message)));

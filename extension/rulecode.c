@@ -9,13 +9,11 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 #include "pg_fraud.h"
 
@@ -122,6 +120,23 @@ rule_build(Rule *rule, Relation rel)
 	rule->plain = plain_compile(rule->expr, &rule->traits);
 }
 
+/* A rule that is to be compiled */
+typedef struct Build
+{
+	Rule		 *rule;
+	Relation	  rel;
+	MemoryContext context;
+} Build;
+
+static void
+run_build(void *arg)
+{
+	Build *build = (Build *) arg;
+
+	MemoryContextSwitchTo(build->context);
+	rule_build(build->rule, build->rel);
+}
+
 /*
  * Compile one rule; what is wrong with it makes it broken.  in_context is
  * the set's.
@@ -129,32 +144,11 @@ rule_build(Rule *rule, Relation rel)
 void
 rule_build_guarded(Rule *rule, Relation rel, MemoryContext in_context)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile edata = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(in_context);
-		rule_build(rule, rel);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	Build	   build = {rule, rel, in_context};
+	ErrorData *edata = guard_run_own(run_build, &build);
 
 	if (edata == NULL)
 		return;
-	if (judge_rethrows(edata->sqlerrcode))
-		ReThrowError(edata);
 	rule->broken = true;
 	rule->error = MemoryContextStrdup(in_context, edata->message);
 	rule->expr = NULL;

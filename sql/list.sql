@@ -76,6 +76,35 @@ SELECT fraud.add_to_list('listing_bad', array_agg(repeat('x', g))) FROM generate
 SELECT fraud.add_to_list('listing_bad', repeat('y', g), expires_at => CASE g % 3 WHEN 0 THEN now() + interval '1 day' WHEN 1 THEN now() - interval '1 day' END)
   FROM generate_series(1, 60) g \g (format=unaligned tuples_only=on) /dev/null
 SELECT count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('x', g))) AS x, count(*) FILTER (WHERE fraud.in_list('listing_bad', repeat('y', g))) AS y FROM generate_series(0, 61) g;
+-- nothing but the value itself: one byte changed at each place, added at either end, taken away
+SELECT fraud.create_list('listing_exact');
+CREATE TABLE exact AS
+  SELECT CASE kind WHEN 'digits' THEN left(repeat('0123456789', 5), g) WHEN 'zeros' THEN repeat('0', g)
+         WHEN 'mixed' THEN left(repeat('1234567x9', 6), g) ELSE left(repeat('abcdefgh', 6), g) END AS v
+  FROM unnest(ARRAY['digits', 'zeros', 'mixed', 'text']) kind, generate_series(1, 42) g;
+SELECT fraud.add_to_list('listing_exact', array_agg(v)) = count(DISTINCT v) AS added FROM exact;
+SELECT count(*) FROM exact WHERE NOT fraud.in_list('listing_exact', v);
+SELECT count(*), count(*) FILTER (WHERE fraud.in_list('listing_exact', other)) AS listed
+  FROM (SELECT overlay(v PLACING c FROM i FOR 1) FROM exact, generate_series(1, length(v)) i, unnest(ARRAY['~', '/', ':', 'p', 'y', ' ']) c
+        UNION SELECT v || ' ' FROM exact UNION SELECT ' ' || v FROM exact UNION SELECT '+' || v FROM exact UNION SELECT v || 'q' FROM exact
+        UNION SELECT v || '!0' FROM exact) AS s(other);
+-- numbers are their digits
+SELECT fraud.add_to_list('listing_exact', array_agg(n::text)) AS added FROM (SELECT (10::numeric ^ g + d)::bigint FROM generate_series(0, 18) g, unnest(ARRAY[-1, 0]) d
+  UNION VALUES (9223372036854775807), (-9223372036854775808), (-1), (-1000000000000000000)) AS s(n);
+SELECT count(*) FILTER (WHERE fraud.in_list('listing_exact', n)) AS listed, count(*) FILTER (WHERE fraud.in_list('listing_exact', n::text)) AS by_text, count(*)
+  FROM (SELECT (10::numeric ^ g + d)::bigint FROM generate_series(1, 18) g, unnest(ARRAY[-1, 0]) d
+  UNION VALUES (9223372036854775807), (-9223372036854775808), (-1), (-1000000000000000000)) AS s(n);
+SELECT n FROM unnest(ARRAY[11, 1001, -10, -9223372036854775807, 9223372036854775806, 100000000000000001]) n WHERE fraud.in_list('listing_exact', n);
+SELECT fraud.add_to_list('listing_exact', '00000010');
+SELECT v FROM unnest(ARRAY['0000000:', '0010', '010', '+10', '10.0', ' 10', '1e1', '-0', '00000000000000000010', '12345678901234567890']) v WHERE fraud.in_list('listing_exact', v);
+-- each with an end, which passes, and for good again
+SELECT fraud.add_to_list('listing_exact', array_agg(v), expires_at => now() + interval '1 day') = count(DISTINCT v) AS added FROM exact;
+SELECT count(*) FROM exact WHERE NOT fraud.in_list('listing_exact', v);
+SELECT fraud.add_to_list('listing_exact', array_agg(v), expires_at => now() - interval '1 day') = count(DISTINCT v) AS added FROM exact;
+SELECT count(*) FROM exact WHERE fraud.in_list('listing_exact', v);
+SELECT fraud.add_to_list('listing_exact', array_agg(v)) = count(DISTINCT v) AS added FROM exact;
+SELECT count(*) FROM exact WHERE NOT fraud.in_list('listing_exact', v);
+SELECT fraud.drop_list('listing_exact');
 -- ends that come and go
 SELECT fraud.add_to_list('listing_bad', repeat('x', g), expires_at => now() - interval '1 day') FROM generate_series(20, 29) g \g (format=unaligned tuples_only=on) /dev/null
 SELECT fraud.add_to_list('listing_bad', repeat('y', g)) FROM generate_series(20, 29) g \g (format=unaligned tuples_only=on) /dev/null

@@ -1,0 +1,48 @@
+/*
+ * list.h
+ *
+ * The values of one list in a backend's memory, as list_values.c keeps them
+ * for list.c.
+ */
+#ifndef PG_FRAUD_LIST_H
+#define PG_FRAUD_LIST_H
+
+#include "utils/builtins.h"
+
+#include "pg_fraud.h"
+
+typedef struct ListValues ListValues;
+
+/* How a value is written, from which it can be told again */
+typedef enum ListCode
+{
+	CODE_WORD,	/* in 8 bytes: up to 18 digits, or 7 bytes */
+	CODE_PAIR,	/* in 16 bytes: up to 15 bytes */
+	CODE_QUAD,	/* in 32 bytes: up to 31 bytes */
+	CODE_BYTES	/* as it is */
+} ListCode;
+
+#define LIST_CODES (CODE_BYTES + 1)
+
+/* A value to look up; may point to the value itself */
+typedef struct ListKey
+{
+	ListCode	code;
+	int			length;			/* in bytes, of a value as it is */
+	const char *data;
+	uint64		hash;
+	uint64		words[4];		/* otherwise: its code */
+} ListKey;
+
+extern void list_key_of_text(ListKey *key, const char *data, int length);
+extern void list_key_of_number(ListKey *key, int64 number,
+							   char digits[MAXINT8LEN + 1]);
+
+extern ListValues *list_values_create(MemoryContext context);
+/* Put in a value, or change when it expires; DT_NOBEGIN takes it out */
+extern void list_values_put(ListValues *values, const ListKey *key,
+							TimestampTz expires);
+/* Is the value in it now? */
+extern bool list_values_have(ListValues *values, const ListKey *key);
+
+#endif							/* PG_FRAUD_LIST_H */
