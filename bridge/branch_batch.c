@@ -22,7 +22,7 @@
  */
 static const char verdict_query[] =
 	"SELECT kafka_offset, 'f', NULL, NULL, NULL FROM fraud.alerts "
-	"WHERE source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
+	"WHERE branched AND source = $1 AND kafka_partition = $2::int AND kafka_offset >= "
 	"$3::bigint AND kafka_offset < $4::bigint "
 	"UNION ALL SELECT GREATEST(kafka_offset, $3::bigint), CASE WHEN is_fraud "
 	"IS NULL THEN 'u' WHEN is_fraud THEN 'w' ELSE 'v' END, "

@@ -7,28 +7,48 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "common/cryptohash.h"
+#include "common/hashfn.h"
 #include "common/sha2.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/uuid.h"
 
 #include "pg_fraud.h"
 
+struct Unjudged;
+
+/* A partition of the batch */
+typedef struct BatchPartition
+{
+	struct BatchPartition *next;
+	int32				   number;
+	StringInfoData		   key;	 /* of an event id, before the offset */
+	struct Unjudged		  *open; /* a range that may go on, or NULL */
+} BatchPartition;
+
 /* fraud.begin_batch's, valid until the transaction's end */
 static struct
 {
-	bool		   active;
-	int			   level;  /* nest level at which it was set */
-	Datum		   source; /* text, in TopTransactionContext as the others */
-	Datum		   topic;  /* text */
-	int32		   partition;
-	StringInfoData key; /* what an event id is made of, before the offset */
+	bool			active;
+	int				level;	  /* nest level at which it was set */
+	Datum			source;	  /* text, in TopTransactionContext as the others */
+	Datum			topic;	  /* text */
+	Datum			cluster;  /* text */
+	bool			branched; /* the source copies records to topics */
+	BatchPartition *partitions; /* the one asked for last comes first */
 } provenance;
 
 /* Offsets of rows that were stored unjudged; others may lie between them */
@@ -57,6 +77,7 @@ static int	  batch_levels = 0;	  /* room of batch_saved */
 PG_FUNCTION_INFO_V1(fraud_batch_alerts);
 PG_FUNCTION_INFO_V1(fraud_batch_judges);
 PG_FUNCTION_INFO_V1(fraud_begin_batch);
+PG_FUNCTION_INFO_V1(fraud_hold_batches);
 PG_FUNCTION_INFO_V1(fraud_keep_unjudged);
 
 /* ---- state of the transaction ---- */
@@ -134,25 +155,52 @@ batch_init(void)
 /* ---- rows ---- */
 
 /*
- * The record's place in Kafka, if the row came from the batch that
- * fraud.begin_batch announced.
+ * The partition of that number, NULL if it was not announced.  Rows of the
+ * same one come together, or by turns.
  */
-bool
+static BatchPartition *
+partition_find(int32 number)
+{
+	BatchPartition **link = &provenance.partitions;
+
+	for (; *link != NULL; link = &(*link)->next)
+	{
+		BatchPartition *partition = *link;
+
+		if (partition->number != number)
+			continue;
+		*link = partition->next;
+		partition->next = provenance.partitions;
+		provenance.partitions = partition;
+		return partition;
+	}
+	return NULL;
+}
+
+/*
+ * The record's place in Kafka, if the row came from the batch that
+ * fraud.begin_batch announced; else NULL.
+ */
+BatchPartition *
 batch_row(RuleSet *rs, TupleTableSlot *slot, int64 *offset)
 {
-	Datum value;
-	bool  isnull;
+	BatchPartition *partition;
+	Datum			value;
+	bool			isnull;
 
 	if (!provenance.active || rs->kafka_partition == 0 || rs->kafka_offset == 0)
-		return false;
+		return NULL;
 	value = slot_getattr(slot, rs->kafka_partition, &isnull);
-	if (isnull || DatumGetInt32(value) != provenance.partition)
-		return false;
+	if (isnull)
+		return NULL;
+	partition = partition_find(DatumGetInt32(value));
+	if (partition == NULL)
+		return NULL;
 	value = slot_getattr(slot, rs->kafka_offset, &isnull);
 	if (isnull)
-		return false;
+		return NULL;
 	*offset = DatumGetInt64(value);
-	return true;
+	return partition;
 }
 
 /*
@@ -161,9 +209,9 @@ batch_row(RuleSet *rs, TupleTableSlot *slot, int64 *offset)
  * zero bytes.
  */
 static void
-event_id_of_record(pg_uuid_t *uuid, int64 offset)
+event_id_of_record(pg_uuid_t *uuid, BatchPartition *partition, int64 offset)
 {
-	StringInfo key = &provenance.key;
+	StringInfo key = &partition->key;
 	int		   prefix = key->len;
 	uint8	   digest[PG_SHA256_DIGEST_LENGTH];
 
@@ -214,13 +262,13 @@ batch_hash_end(void)
  * where it came from.
  */
 void
-batch_alert(pg_uuid_t *uuid, int64 offset, Datum *source, Datum *topic,
-			Datum *partition)
+batch_alert(BatchPartition *partition, pg_uuid_t *uuid, int64 offset,
+			Datum *source, Datum *topic, bool *branched)
 {
-	event_id_of_record(uuid, offset);
+	event_id_of_record(uuid, partition, offset);
 	*source = provenance.source;
 	*topic = provenance.topic;
-	*partition = Int32GetDatum(provenance.partition);
+	*branched = provenance.branched;
 	batch_alerts++;
 }
 
@@ -231,22 +279,29 @@ batch_alert(pg_uuid_t *uuid, int64 offset, Datum *source, Datum *topic,
 void
 batch_unjudged(RuleSet *rs, TupleTableSlot *slot)
 {
-	Unjudged *range = unjudged;
-	int64	  offset;
+	BatchPartition *partition;
+	Unjudged	   *range;
+	int64			offset;
 
-	if (likely(!provenance.active) || !batch_row(rs, slot, &offset))
+	if (likely(!provenance.active))
 		return;
-	if (!batch_unjudged_open || offset < range->first ||
-		range->partition != provenance.partition)
+	partition = batch_row(rs, slot, &offset);
+	if (partition == NULL)
+		return;
+	if (!batch_unjudged_open)
+		for (BatchPartition *p = provenance.partitions; p != NULL; p = p->next)
+			p->open = NULL;
+	batch_unjudged_open = true;
+	range = partition->open;
+	if (range == NULL || offset < range->first)
 	{
 		range = MemoryContextAlloc(TopTransactionContext, sizeof(Unjudged));
 		range->previous = unjudged;
 		range->source = provenance.source;
-		range->partition = provenance.partition;
+		range->partition = partition->number;
 		range->first = offset;
 		range->until = offset;
-		unjudged = range;
-		batch_unjudged_open = true;
+		partition->open = unjudged = range;
 	}
 	range->until = Max(range->until, offset + 1);
 }
@@ -311,25 +366,119 @@ fraud_batch_alerts(PG_FUNCTION_ARGS)
 }
 
 /*
- * fraud.begin_batch(source, topic, partition, cluster): the rows of this
- * transaction that follow come from there.
+ * Lock the batches of a source.  Anybody may take an advisory lock, nobody
+ * but us one of this kind.
+ */
+static void
+lock_batches(text *source, LOCKMODE mode)
+{
+	uint32 hashed = hash_bytes((unsigned char *) VARDATA_ANY(source),
+							   VARSIZE_ANY_EXHDR(source));
+
+	LockDatabaseObject(fraud_relid("source_config"), (Oid) hashed, 1, mode);
+}
+
+/*
+ * Does a source copy its records to topics?  The answer holds until the end
+ * of the transaction: see fraud.branch_alerts.
+ */
+static bool
+source_branches(text *source)
+{
+	static const char *const topics[] = {"fraud_topic", "legit_topic",
+										 "dead_letter_topic"};
+	Relation				 rel;
+	ScanKeyData				 key;
+	SysScanDesc				 scan;
+	HeapTuple				 tuple;
+	bool					 branches = false;
+
+	lock_batches(source, ShareLock);
+	rel = table_open(fraud_relid("source_config"), AccessShareLock);
+	ScanKeyInit(&key, get_attnum(RelationGetRelid(rel), "name"),
+				BTEqualStrategyNumber, F_TEXTEQ, PointerGetDatum(source));
+	key.sk_collation =
+		TupleDescAttr(RelationGetDescr(rel), key.sk_attno - 1)->attcollation;
+	scan = systable_beginscan(rel, fraud_relid("source_config_pkey"), true,
+							  NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	for (int i = 0; HeapTupleIsValid(tuple) && i < lengthof(topics); i++)
+		branches |=
+			!heap_attisnull(tuple, get_attnum(RelationGetRelid(rel), topics[i]),
+							RelationGetDescr(rel));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return branches;
+}
+
+/*
+ * Are two texts the same, byte by byte?
+ */
+static bool
+same_text(Datum a, Datum b)
+{
+	return datumIsEqual(a, b, false, -1);
+}
+
+/*
+ * Announce a partition of the batch, whose event ids have this key.
+ */
+static void
+partition_announce(int32 number)
+{
+	BatchPartition *partition;
+
+	if (partition_find(number) != NULL)
+		return;
+	partition = palloc0(sizeof(BatchPartition));
+	partition->number = number;
+	initStringInfo(&partition->key);
+	appendStringInfo(&partition->key, "pg_fraud%c%s%c%s%c%d%c", 0,
+					 TextDatumGetCString(provenance.cluster), 0,
+					 TextDatumGetCString(provenance.topic), 0, number, 0);
+	partition->next = provenance.partitions;
+	provenance.partitions = partition;
+}
+
+/*
+ * fraud.begin_batch(source, topic, partition, cluster): rows of this
+ * transaction that follow come from there, besides those of other partitions
+ * of the same topic that were announced before.
  */
 Datum
 fraud_begin_batch(PG_FUNCTION_ARGS)
 {
+	int			  level = GetCurrentTransactionNestLevel();
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+	Datum		  source = PointerGetDatum(PG_GETARG_TEXT_P_COPY(0));
+	Datum		  topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
+	Datum		  cluster = PointerGetDatum(PG_GETARG_TEXT_P_COPY(3));
 
-	provenance.active = false;
-	provenance.source = PointerGetDatum(PG_GETARG_TEXT_P_COPY(0));
-	provenance.topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
-	provenance.partition = PG_GETARG_INT32(2);
-	initStringInfo(&provenance.key);
-	appendStringInfo(&provenance.key, "pg_fraud%c%s%c%s%c%d%c", 0,
-					 text_to_cstring(PG_GETARG_TEXT_PP(3)), 0,
-					 text_to_cstring(PG_GETARG_TEXT_PP(1)), 0,
-					 provenance.partition, 0);
-	provenance.level = GetCurrentTransactionNestLevel();
+	if (!provenance.active || provenance.level != level ||
+		!same_text(source, provenance.source) ||
+		!same_text(topic, provenance.topic) ||
+		!same_text(cluster, provenance.cluster))
+	{
+		provenance.active = false;
+		provenance.branched = source_branches(DatumGetTextPP(source));
+		provenance.source = source;
+		provenance.topic = topic;
+		provenance.cluster = cluster;
+		provenance.partitions = NULL;
+		provenance.level = level;
+	}
+	partition_announce(PG_GETARG_INT32(2));
 	provenance.active = true;
 	MemoryContextSwitchTo(old);
+	PG_RETURN_VOID();
+}
+
+/*
+ * fraud.hold_batches(source)
+ */
+Datum
+fraud_hold_batches(PG_FUNCTION_ARGS)
+{
+	lock_batches(PG_GETARG_TEXT_PP(0), ExclusiveLock);
 	PG_RETURN_VOID();
 }

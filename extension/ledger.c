@@ -286,11 +286,15 @@ event_id_random(pg_uuid_t *uuid)
 static void
 alert_provenance(RuleSet *rs, TupleTableSlot *slot, Datum *values, bool *nulls)
 {
-	pg_uuid_t *uuid = palloc(sizeof(pg_uuid_t));
-	int64	   offset;
+	pg_uuid_t			  *uuid = palloc(sizeof(pg_uuid_t));
+	struct BatchPartition *partition;
+	int64				   offset;
+	bool				   branched = false;
 
 	values[ALERT_EVENT_ID] = UUIDPGetDatum(uuid);
-	if (!batch_row(rs, slot, &offset))
+	values[ALERT_BRANCHED] = BoolGetDatum(false);
+	partition = batch_row(rs, slot, &offset);
+	if (partition == NULL)
 	{
 		event_id_random(uuid);
 		nulls[ALERT_SOURCE] = true;
@@ -299,9 +303,12 @@ alert_provenance(RuleSet *rs, TupleTableSlot *slot, Datum *values, bool *nulls)
 		nulls[ALERT_KAFKA_OFFSET] = true;
 		return;
 	}
-	batch_alert(uuid, offset, &values[ALERT_SOURCE], &values[ALERT_KAFKA_TOPIC],
-				&values[ALERT_KAFKA_PARTITION]);
+	batch_alert(partition, uuid, offset, &values[ALERT_SOURCE],
+				&values[ALERT_KAFKA_TOPIC], &branched);
+	values[ALERT_KAFKA_PARTITION] =
+		slot_getattr(slot, rs->kafka_partition, &nulls[ALERT_KAFKA_PARTITION]);
 	values[ALERT_KAFKA_OFFSET] = Int64GetDatum(offset);
+	values[ALERT_BRANCHED] = BoolGetDatum(branched);
 }
 
 /*

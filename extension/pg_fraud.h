@@ -397,16 +397,19 @@ extern void ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots);
 
 /* ---- batch.c: Kafka's records, as the bridge brings them ---- */
 
+struct BatchPartition;
 struct pg_uuid_t;
 
 extern bool batch_unjudged_open; /* a judged row ends the range */
 extern void batch_init(void);
 /* The row's record in Kafka, if it is of the batch announced */
-extern bool batch_row(RuleSet *rs, TupleTableSlot *slot, int64 *offset);
+extern struct BatchPartition *batch_row(RuleSet *rs, TupleTableSlot *slot,
+										int64 *offset);
 extern void batch_hash_begin(MemoryContext context);
 extern void batch_hash_end(void);
-extern void batch_alert(struct pg_uuid_t *uuid, int64 offset, Datum *source,
-						Datum *topic, Datum *partition);
+extern void batch_alert(struct BatchPartition *partition,
+						struct pg_uuid_t *uuid, int64 offset, Datum *source,
+						Datum *topic, bool *branched);
 extern void batch_unjudged(RuleSet *rs, TupleTableSlot *slot);
 
 /* ---- table.c: the extension's own tables ---- */

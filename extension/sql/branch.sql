@@ -25,9 +25,45 @@ SELECT pg_catalog.pg_extension_config_dump('fraud.branch_positions', '');
 
 -- The branch asks for what became of a range of offsets.  The source, which
 -- tells little apart, comes last: what is of fixed size is compared faster.
+-- Alerts of sources that copy no records anywhere do without.
 CREATE INDEX alerts_kafka_idx ON fraud.alerts (kafka_partition, kafka_offset, source)
-    WHERE source IS NOT NULL;
+    WHERE branched;
 CREATE INDEX dead_letters_kafka_idx ON fraud.dead_letters (source, kafka_partition, kafka_offset);
+
+CREATE FUNCTION fraud.hold_batches(source text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_hold_batches';
+COMMENT ON FUNCTION fraud.hold_batches(text) IS
+'Internal: waits for the batches of a source that are under way; those that follow wait for the end of this transaction.';
+REVOKE ALL ON FUNCTION fraud.hold_batches(text) FROM PUBLIC;
+
+-- A source is about to copy its records to topics: have its alerts found.
+-- Most of them while batches go on, the others when none is under way.
+CREATE FUNCTION fraud.branch_alerts(source text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seen xid8;
+BEGIN
+    -- each statement has to see what was committed before it
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'topics cannot be given to source "%" in a % transaction',
+                source, current_setting('transaction_isolation')
+            USING ERRCODE = 'invalid_transaction_state',
+                  HINT = 'Use BEGIN ISOLATION LEVEL READ COMMITTED.';
+    END IF;
+    seen := pg_snapshot_xmin(pg_current_snapshot());
+    IF EXISTS (SELECT FROM fraud.offsets o WHERE o.source = branch_alerts.source) THEN
+        UPDATE fraud.alerts a SET branched = true
+        WHERE a.source = branch_alerts.source AND NOT a.branched;
+    END IF;
+    PERFORM fraud.hold_batches(source);
+    UPDATE fraud.alerts a SET branched = true
+    WHERE a.xid >= seen AND a.source = branch_alerts.source AND NOT a.branched;
+END $$;
+COMMENT ON FUNCTION fraud.branch_alerts(text) IS
+'Internal: marks the alerts of a source for the branch.';
+REVOKE ALL ON FUNCTION fraud.branch_alerts(text) FROM PUBLIC;
 
 CREATE FUNCTION fraud.set_branch_position(source text, partition int, "position" bigint)
 RETURNS void

@@ -454,6 +454,13 @@ BEGIN
     PERFORM fraud.add_provenance(source.target);
     PERFORM fraud.grant_target(source.target, source.on_conflict);
 
+    IF num_nonnulls(source.fraud_topic, source.legit_topic, source.dead_letter_topic) > 0
+       AND NOT EXISTS (
+        SELECT FROM fraud.source_config s WHERE s.name = (store_source.source).name
+        AND num_nonnulls(s.fraud_topic, s.legit_topic, s.dead_letter_topic) > 0) THEN
+        PERFORM fraud.branch_alerts(source.name);
+    END IF;
+
     source.changed_by := fraud.outer_role();
     source.changed_at := now();
     INSERT INTO fraud.source_config SELECT source.*
