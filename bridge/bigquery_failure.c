@@ -171,6 +171,12 @@ bq_judge_append(BqStorage *storage, const BqFailure *failure, SinkError *err)
 			return BQ_STREAM_LOST;
 		case GRPC_UNAUTHENTICATED:
 			return storage->bq->oauth != NULL ? BQ_TOKEN_REFUSED : BQ_FAILED;
+		case GRPC_INVALID_ARGUMENT:
+			if (storage->result == SINK_RETRY)
+				return BQ_FAILED;
+			string_copy(storage->refusal, failure->message,
+						sizeof(storage->refusal));
+			return BQ_REFUSED;
 	}
 	return BQ_FAILED;
 }

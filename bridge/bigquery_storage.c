@@ -12,6 +12,7 @@
 #define SERVICE "/google.cloud.bigquery.storage.v1.BigQueryWrite/"
 #define CALL_TIMEOUT_MS 60000
 #define STREAM_COMMITTED 1
+#define STREAM_PENDING 2
 #define IDLE_MS 10000	 /* a call without appends is ended then */
 #define OLD_MS 3600000	 /* a stream not used for so long may be gone */
 #define UNANSWERED_MAX 5 /* then the stream itself is doubted */
@@ -169,9 +170,12 @@ call(BqStorage *storage, const char *method, const char *name,
 	return result;
 }
 
-/* Make a stream whose rows are visible at once; the name is to be freed */
+/*
+ * Make a stream whose rows are visible at once, or never.  The name is to be
+ * freed.
+ */
 SinkResult
-bq_stream_create(BqStorage *storage, char **name, SinkError *err)
+bq_stream_create(BqStorage *storage, bool visible, char **name, SinkError *err)
 {
 	Buffer	   request;
 	Buffer	   stream;
@@ -185,7 +189,7 @@ bq_stream_create(BqStorage *storage, char **name, SinkError *err)
 	buf_init(&request);
 	buf_init(&stream);
 	pb_put_text(&request, 1, storage->parent.data);
-	pb_put_int(&stream, 2, STREAM_COMMITTED);
+	pb_put_int(&stream, 2, visible ? STREAM_COMMITTED : STREAM_PENDING);
 	pb_put_bytes(&request, 2, stream.data, stream.len);
 	result = call(storage, SERVICE "CreateWriteStream", "parent",
 				  storage->parent.data, &request, &answered, &failure, err);
@@ -466,14 +470,14 @@ BqAppend
 bq_stream_append(BqStorage *storage, const char *name, int64_t offset,
 				 const Buffer *rows, SinkError *err)
 {
-	bool alone = storage->unanswered > 0;
+	bool alone = storage->alone || storage->unanswered > 0;
 	bool old =
 		storage->called_at == 0 || now_ms() - storage->called_at >= OLD_MS;
 	BqAppend what = BQ_APPENDED;
 
 	storage->nerrors = 0;
 	storage->result = SINK_DONE;
-	if (alone || old)
+	if (storage->unanswered > 0 || old)
 		what = ask_for_stream(storage, name, err);
 	if (what == BQ_APPENDED && storage->unanswered >= UNANSWERED_MAX)
 	{

@@ -16,6 +16,7 @@ typedef enum BqAppend
 	BQ_OFFSET_TAKEN,  /* the stream has rows at this offset */
 	BQ_OFFSET_BEYOND, /* the stream ends before this offset */
 	BQ_ROWS_REFUSED,  /* nothing was written because of some rows */
+	BQ_REFUSED,		  /* nothing was written, and no row was named */
 	BQ_STREAM_LOST,	  /* the stream is gone or takes no more */
 	BQ_TOKEN_REFUSED, /* it may work with another token */
 	BQ_NO_ANSWER,	  /* nothing is known, though the stream is there */
@@ -42,11 +43,13 @@ typedef struct BqStorage
 	char   *called;		/* stream that the call is for; NULL: none */
 	int64_t called_at;	/* now_ms() of its last append */
 	int		unanswered; /* appends in a row */
+	bool	alone;		/* each append in a call of its own */
 
 	/* of the last append that was answered */
 	BqRowError *errors;
 	int			nerrors;
-	SinkResult	result; /* what BQ_FAILED asks for */
+	SinkResult	result;		  /* what BQ_FAILED and BQ_REFUSED ask for */
+	char		refusal[400]; /* what BQ_REFUSED was given as the reason */
 } BqStorage;
 
 /* bigquery_failure.c */
@@ -71,14 +74,18 @@ extern BqAppend	  bq_judge_append(BqStorage *storage, const BqFailure *failure,
 /* bigquery_storage.c */
 extern SinkResult bq_storage_open(BqStorage *storage, Bq *bq, SinkError *err);
 extern void		  bq_storage_close(BqStorage *storage);
-extern SinkResult bq_stream_create(BqStorage *storage, char **name,
-								   SinkError *err);
+extern SinkResult bq_stream_create(BqStorage *storage, bool visible,
+								   char **name, SinkError *err);
 extern SinkResult bq_stream_finalize(BqStorage *storage, const char *name,
 									 int64_t *rows, bool *lost, SinkError *err);
 extern BqAppend	  bq_stream_append(BqStorage *storage, const char *name,
 								   int64_t offset, const Buffer *rows,
 								   SinkError *err);
 extern void		  bq_stream_idle(BqStorage *storage);
+
+/* bigquery_probe.c */
+extern SinkResult bq_probe(BqStorage *storage, const Buffer *rows,
+						   SinkError *err);
 
 /* bigquery_events.c */
 extern SinkResult bq_find_events(Bq *bq, const SinkBatch *batch, bool *present,

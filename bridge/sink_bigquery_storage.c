@@ -298,7 +298,7 @@ prepare(Sink *sink, const SinkBatch *batch, SinkError *err)
 
 	if (place->stream[0] == '\0' && sink->count > 0)
 	{
-		result = bq_stream_create(&sink->storage, &name, err);
+		result = bq_stream_create(&sink->storage, true, &name, err);
 		if (result != SINK_DONE)
 			return result;
 		string_copy(place->stream, name, sizeof(place->stream));
@@ -308,6 +308,28 @@ prepare(Sink *sink, const SinkBatch *batch, SinkError *err)
 	place->rows = sink->count;
 	keep_refused(sink, batch);
 	return bq_place_save(&sink->bq, place, err) ? SINK_DONE : SINK_RETRY;
+}
+
+/*
+ * BigQuery refuses the batch as a whole: find the rows that it refuses by
+ * themselves, and refuse those.  One in doubt may have been taken before.
+ */
+static SinkResult
+refused(Sink *sink, SinkBatch *batch, bool again, SinkError *err)
+{
+	SinkResult result = again ? settle(sink, batch, err) : SINK_DONE;
+
+	if (result != SINK_DONE)
+		return result;
+	sink->place.in_doubt = false;
+	for (int i = 0; i < sink->count; i++)
+		if (sink->present[sink->sent[i]])
+			return SINK_DONE;
+	log_info("sink \"%s\": BigQuery refuses a batch, looking for the rows: %s",
+			 sink->bq.setup->name, sink->storage.refusal);
+	result = bq_probe(&sink->storage, &sink->rows, err);
+	/* what was found is found, whatever came in between */
+	return refuse_rows(sink, batch) ? SINK_DONE : result;
 }
 
 /* One round of sending; *done: there is nothing more to do */
@@ -354,6 +376,8 @@ send_once(Sink *sink, SinkBatch *batch, bool *done, SinkError *err)
 				return SINK_DONE;
 			sink_error(err, "BigQuery refused rows that were not sent");
 			return SINK_RETRY;
+		case BQ_REFUSED:
+			return refused(sink, batch, again, err);
 		case BQ_STREAM_LOST:
 			if (again)
 				return settle(sink, batch, err);

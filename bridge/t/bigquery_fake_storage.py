@@ -13,6 +13,9 @@ Faults (on "append", "create_stream", "get_stream" and "finalize"):
 	slow, slow_after        it takes "seconds"
 	row_errors     the append is refused because of its "rows"
 	extra_fields   the columns are not known everywhere yet
+	poison         the append is refused as a whole, and no row named, if one
+	               has "value" in "column"; with "form" each one is.  With "end"
+	               the call ends with that
 A "storage_code" of a StorageError goes along with a code, if it is given.
 """
 
@@ -408,6 +411,12 @@ class Call:
             if fault and fault["do"] == "row_errors":
                 errors += [(i, "told to") for i in fault["rows"]]
             entry["ids"] = [r["json"].get("event_id") for r in new]
+            entry["kind"] = stream.kind
+            if fault and fault["do"] == "poison" and not errors and (
+                    fault.get("form") or any(r["json"].get(fault["column"]) == fault["value"] for r in new)):
+                failed = Failed(grpc.StatusCode.INVALID_ARGUMENT, "a value is poison")
+                failed.in_call = not fault.get("end")
+                raise failed
             if errors:
                 return self.refuse(errors)
             (the.rows[stream.table] if stream.kind == 1 else stream.rows).extend(new)
