@@ -66,7 +66,7 @@ sub run
 {
 	my ($class, $server, $kafka, %args) = @_;
 	my $self = $class->start($server, $kafka, %args);
-	my $code = $self->wait_exit($args{timeout} // 120);
+	my $code = $self->wait_exit($args{timeout});
 	$self->kill9 unless defined $code;
 	return ($code, $self->log_text);
 }
@@ -101,7 +101,7 @@ sub wait_caught_up_of
 		$last = join(', ', map { "$_: "
 			  . ($next{$_} // 'none') . " of $ends->{$_}" } sort keys %$ends);
 		return !grep { ($next{$_} // 0) < $ends->{$_} } keys %$ends;
-	} $timeout // 60;
+	} $timeout;
 	return 1 if $done && $done > 0;
 	Test::More::diag("source $source is not at the end: $last"
 		  . ($done ? ' and the bridge has ended' : ''));

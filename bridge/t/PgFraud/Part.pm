@@ -13,7 +13,7 @@ use File::Temp ();
 use IO::Socket::INET;
 use Test::More;
 
-our @EXPORT_OK = qw(free_port need part_script run_dir wait_for);
+our @EXPORT_OK = qw(free_port need part_script patience run_dir wait_for);
 
 my $top = abs_path(dirname(__FILE__) . '/../../..');
 my %locks;
@@ -77,11 +77,15 @@ sub run_dir
 		CLEANUP => !$ENV{PG_FRAUD_KEEP});
 }
 
+# How many seconds what has to come is waited for, here and in all modules: on
+# a loaded machine everything takes its time
+sub patience { return 120; }
+
 # Calls the function until it returns true; false when time is up
 sub wait_for(&;$)
 {
 	my ($condition, $timeout) = @_;
-	my $end = Time::HiRes::time() + ($timeout // 60);
+	my $end = Time::HiRes::time() + ($timeout // patience());
 	while (1)
 	{
 		my $result = $condition->();

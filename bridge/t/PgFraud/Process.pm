@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use Errno ();
 use POSIX qw(WNOHANG);
+use PgFraud::Part qw(patience);
 use Time::HiRes qw(sleep time);
 
 my %running;
@@ -45,14 +46,18 @@ sub start
 sub pid { return $_[0]{pid}; }
 sub log_file { return $_[0]{log}; }
 
-# What it has written so far
+# What it has written so far, from a place on
 sub log_text
 {
-	my ($self) = @_;
+	my ($self, $from) = @_;
 	open(my $file, '<:raw', $self->{log}) or return '';
+	seek($file, $from, 0) if $from;
 	local $/;
 	return scalar(<$file>) // '';
 }
+
+# The place where its log ends now
+sub log_end { return -s $_[0]{log} // 0; }
 
 # Notices an end; true while it runs (a stopped process runs)
 sub alive
@@ -77,7 +82,7 @@ sub signal
 sub wait_exit
 {
 	my ($self, $timeout) = @_;
-	my $end = time() + ($timeout // 60);
+	my $end = time() + ($timeout // patience());
 	while ($self->alive)
 	{
 		return undef if time() > $end;
@@ -102,7 +107,7 @@ sub stop
 	return $self->exit_code unless $self->alive;
 	$self->signal('CONT');
 	$self->signal('TERM');
-	my $code = $self->wait_exit($timeout // 20);
+	my $code = $self->wait_exit($timeout);
 	return defined $code ? $code : $self->kill9;
 }
 
@@ -110,18 +115,19 @@ sub kill9
 {
 	my ($self) = @_;
 	$self->signal('KILL');
-	return $self->wait_exit(20);
+	return $self->wait_exit;
 }
 
-# Waits until the log matches; returns the match's first group or 1
+# Waits until the log matches, from a place on (log_end) if there is one;
+# returns the match's first group or 1
 sub wait_log
 {
-	my ($self, $pattern, $timeout) = @_;
-	my $end = time() + ($timeout // 30);
+	my ($self, $pattern, $timeout, $from) = @_;
+	my $end = time() + ($timeout // patience());
 	while (1)
 	{
 		my $alive = $self->alive;
-		return $1 // 1 if $self->log_text =~ $pattern;
+		return $1 // 1 if $self->log_text($from) =~ $pattern;
 		return 0 if !$alive || time() > $end;
 		sleep(0.05);
 	}

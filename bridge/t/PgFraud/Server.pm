@@ -104,7 +104,7 @@ sub wait_sql
 		my ($code, $out, $err) = $self->try_sql($sql);
 		$last = $code == 0 ? $out : $err;
 		return $code == 0 && $out eq $expected;
-	} $timeout // 60;
+	} $timeout;
 	diag("waited for '$expected' of: $sql\nlast: $last") unless $result;
 	return $result;
 }
