@@ -139,12 +139,12 @@ my $bridge = PgFraud::Bridge->start($server, $kafka,
 	dbname => $server->connstr(user => 'bridge'), options => ['--only=ingest']);
 $bridge->wait_log(qr/ready/);
 $server->sql("SELECT fraud.replay($wrong)");
-ok($server->wait_sql("SELECT replayed_at IS NOT NULL FROM fraud.dead_letters WHERE id = $wrong", 't', 10),
+ok($server->wait_sql("SELECT replayed_at IS NOT NULL FROM fraud.dead_letters WHERE id = $wrong", 't'),
 	'a dead letter is replayed once its cause is mended');
 $server->sql_is("SELECT id, amount, kafka_offset, is_fraud FROM payments WHERE amount = -1",
 	'1|-1.00|' . (2 + 3 * 11) . '|f', 'its row names its offset');
 $server->sql("SELECT fraud.replay($still)");
-ok($server->wait_sql("SELECT replay_requested_at IS NULL FROM fraud.dead_letters WHERE id = $still", 't', 10),
+ok($server->wait_sql("SELECT replay_requested_at IS NULL FROM fraud.dead_letters WHERE id = $still", 't'),
 	'one that fails again is handed back');
 $server->sql_is("SELECT replayed_at IS NULL, sqlstate FROM fraud.dead_letters WHERE id = $still",
 	't|P0001', 'and stays dead');
@@ -154,14 +154,14 @@ $server->sql_is('SELECT count(*) FROM payments', @good + 1, 'nothing else was st
 my $broken = $kafka->topic('broken');
 $kafka->produce($broken, map { qq({"id": "x$_", "user_id": 1}) } 1 .. 2500);
 $server->sql("SELECT fraud.add_source('broken', '$broken', 'payments')");
-ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'broken'", 'stopped', 20),
+ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'broken'", 'stopped'),
 	'a source of which everything fails stops');
 $server->sql_is("SELECT count(*) < 1000 FROM fraud.dead_letters WHERE source = 'broken'",
 	't', 'before there are a thousand dead letters');
 like($server->sql("SELECT last_error FROM fraud.sources WHERE name = 'broken'"),
 	qr/every record fails for the same cause.*bigint/, 'and says why');
 $server->sql("SELECT fraud.resume_source('broken')");
-ok($bridge->wait_caught_up('broken', 30), 'resumed by hand, it goes on');
+ok($bridge->wait_caught_up('broken'), 'resumed by hand, it goes on');
 $server->sql_is("SELECT count(*) FROM fraud.dead_letters WHERE source = 'broken'",
 	2500, 'and each is a dead letter');
 
@@ -176,7 +176,7 @@ REVOKE ALL ON denied FROM bridge, fraud_bridge;
 SELECT fraud.alter_source('denied', start => 'earliest');
 REVOKE ALL ON denied FROM bridge, fraud_bridge;
 END
-ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'denied'", 'stopped', 20),
+ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'denied'", 'stopped'),
 	'a missing grant stops the source');
 like($server->sql("SELECT last_error FROM fraud.sources WHERE name = 'denied'"),
 	qr/permission denied/, 'with the reason');
@@ -184,7 +184,7 @@ $server->sql_is("SELECT count(*) FROM fraud.dead_letters WHERE source = 'denied'
 	0, 'and no dead letter');
 $server->sql('GRANT INSERT ON denied TO bridge');
 $server->sql($server->sql("SELECT statement FROM fraud.sources WHERE name = 'denied'"));
-ok($bridge->wait_caught_up('denied', 20), 'the statement that it names lets it go on');
+ok($bridge->wait_caught_up('denied'), 'the statement that it names lets it go on');
 
 # Row-level security: the row's fault where an empty insert passes
 my $rls = $kafka->topic('rls');
@@ -197,7 +197,7 @@ CREATE POLICY small ON secured FOR INSERT WITH CHECK (id <> 4);
 GRANT INSERT ON secured TO bridge;
 SELECT fraud.add_source('secured', '$rls', 'secured');
 END
-ok($bridge->wait_caught_up('secured', 20), 'a table with row-level security is written');
+ok($bridge->wait_caught_up('secured'), 'a table with row-level security is written');
 $server->sql_is("SELECT string_agg(id::text, ' ' ORDER BY id) FROM secured",
 	'1 2 3 5 6 7 8 9 10', 'what its policy allows');
 $server->sql_is("SELECT sqlstate, kafka_offset FROM fraud.dead_letters WHERE source = 'secured'",
@@ -209,7 +209,7 @@ $kafka->produce($half, map { my $v = $_ % 2 ? $_ + 100_000 : "\"x$_\"";
 	qq({"id": $v, "user_id": 1}) } 1 .. 6000);
 my $started = time;
 $server->sql("SELECT fraud.add_source('half', '$half', 'payments')");
-ok($bridge->wait_caught_up('half', 60), 'every second record bad');
+ok($bridge->wait_caught_up('half'), 'every second record bad');
 note 'it took ', time - $started, ' s';
 $server->sql_is("SELECT count(*) FROM fraud.dead_letters WHERE source = 'half'",
 	3000, 'three thousand dead letters');

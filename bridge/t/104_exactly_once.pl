@@ -99,15 +99,15 @@ for my $kill (1 .. $kills)
 		map { qq({"id": $_, "amount": 1}) } $records + $kill);
 	sleep(0.05 + rand(0.8));
 	# most of them in the middle of a batch
-	$torn++ if $kill % 4 && wait_for { under_way() } 1;
+	$torn++ if $kill % 4 && wait_for { under_way() };
 	$bridge->kill9;
 	my $since = time();
 	$start->();
 	push @taken, time() - $since
-	  if $kill % 5 == 0 && $bridge->wait_log(qr/took partition/, 20);
+	  if $kill % 5 == 0 && $bridge->wait_log(qr/took partition/);
 }
 more($records - $n) if $n < $records;
-ok($bridge->wait_caught_up('payments', 90), 'all of it is read in the end')
+ok($bridge->wait_caught_up('payments'), 'all of it is read in the end')
   or diag $bridge->log_text;
 is($bridge->stop, 0, 'the bridge stops');
 cmp_ok($torn, '>=', $kills / 4, "$torn kills met batches under way");

@@ -48,7 +48,7 @@ sub exactly_once
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($bridge->wait_caught_up('payments', 30), "$name: read to the end") or diag $bridge->log_text;
+	ok($bridge->wait_caught_up('payments'), "$name: read to the end") or diag $bridge->log_text;
 	return $server->sql_is('SELECT count(*), count(DISTINCT id), (SELECT count(*) FROM fraud.alerts) FROM payments',
 		"$next|$next|$next", "$name: each record once, each alert once");
 }

@@ -77,9 +77,9 @@ my $running = $kafka->topic('running');
 source('running', $running);
 $kafka->produce($running, values_of(2000 .. 2004));
 my $bridge = PgFraud::Bridge->start($server, $kafka, @options, options => ['--only=ingest']);
-ok($bridge->wait_caught_up('running', 20), 'a running bridge reads it');
+ok($bridge->wait_caught_up('running'), 'a running bridge reads it');
 $server->sql("SELECT fraud.set_position('running', 0, 2, dry_run => false)");
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE id BETWEEN 2002 AND 2004', 6, 15),
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE id BETWEEN 2002 AND 2004', 6),
 	'a position set back is taken up at once');
 
 # Set while a batch is being tried again: that batch is given up
@@ -90,11 +90,11 @@ CREATE TRIGGER no_space BEFORE INSERT ON payments FOR EACH ROW
 	WHEN (NEW.id = 2005) EXECUTE FUNCTION no_space();
 END
 $kafka->produce($running, values_of(2005));
-ok($server->wait_sql("SELECT last_error LIKE '%no space left%' FROM fraud.sources WHERE name = 'running'", 't', 15),
+ok($server->wait_sql("SELECT last_error LIKE '%no space left%' FROM fraud.sources WHERE name = 'running'", 't'),
 	'trouble of the system: the batch is tried again');
 $server->sql("SELECT fraud.set_position('running', 0, 6, dry_run => false)");
 $kafka->produce($running, values_of(2006));
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE id = 2006', 1, 15),
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE id = 2006', 1),
 	'a position set meanwhile is taken up, and what follows is read');
 $server->sql('DROP TRIGGER no_space ON payments');
 $bridge->stop;
@@ -130,10 +130,10 @@ sub timed { my ($time, @ids) = @_; return map { { timestamp => $time + $_, value
 source('anew', $anew);
 $kafka->produce($anew, timed(1600000000000, 9000 .. 9007));
 $bridge = PgFraud::Bridge->start($server, $kafka, @options, options => ['--only=ingest']);
-ok($bridge->wait_caught_up('anew', 20), 'anew: it is read');
+ok($bridge->wait_caught_up('anew'), 'anew: it is read');
 sleep 11;    # it has looked, and so it knows the log
 $kafka->produce($anew, timed(1600000000000, 9008));
-ok($bridge->wait_caught_up('anew', 20), 'anew: and read on');
+ok($bridge->wait_caught_up('anew'), 'anew: and read on');
 sleep 6;
 $server->sql_is("SELECT state FROM fraud.sources WHERE name = 'anew'", 'running', 'anew: the log is known again');
 # the bridge fetches nothing meanwhile, and sees no end before its position
@@ -142,11 +142,11 @@ $kafka->delete_topic($anew);
 $kafka->topic($anew, exact => 1);
 $kafka->produce($anew, timed(1600000100000, 9500 .. 9519));
 $bridge->signal('CONT');
-ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'anew'", 'stopped', 20),
+ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'anew'", 'stopped'),
 	'anew: a topic recreated while it is read stops the source') or diag $bridge->log_text;
 like($bridge->log_text, qr/source "anew" has stopped: .*the topic was recreated/, 'anew: the reason');
 go_on('anew', qr/set_position\('anew', 0, 'earliest'/);
-ok($server->wait_sql('SELECT count(DISTINCT id) FROM payments WHERE id BETWEEN 9500 AND 9599', 20, 20),
+ok($server->wait_sql('SELECT count(DISTINCT id) FROM payments WHERE id BETWEEN 9500 AND 9599', 20),
 	'anew: it goes on');
 $bridge->stop;
 $server->sql("SELECT fraud.drop_source('anew')");

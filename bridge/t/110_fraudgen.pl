@@ -180,9 +180,9 @@ SKIP:
 	my $slow = PgFraud::Process->start(name => 'fraudgen', log => $log,
 		command => [ $program, '-b', $kafka->address, '-t', $topic, '-r',
 			'200' ]);
-	wait_for { $slow->log_text =~ /^2 s: /m } 20;
+	wait_for { $slow->log_text =~ /^2 s: /m };
 	$slow->signal('TERM');
-	is($slow->wait_exit(10), 0, 'a signal ends it with success');
+	is($slow->wait_exit, 0, 'a signal ends it with success');
 	my $elapsed = time - $began;
 	like($slow->log_text, qr/^(\d+) messages/m, 'and a report');
 	my ($made) = $slow->log_text =~ /^(\d+) messages/m;

@@ -46,7 +46,7 @@ sub all_done
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok($server->wait_sql(q{SELECT (SELECT count(*) FROM payments),
 		(SELECT sum(next_offset) FROM fraud.branch_positions),
-		(SELECT sum(lag_rows) FROM fraud.sinks)}, "$next|$next|0", 60), $name);
+		(SELECT sum(lag_rows) FROM fraud.sinks)}, "$next|$next|0"), $name);
 	$server->sql_is('SELECT count(DISTINCT id) FROM payments', $next, "$name: each row once");
 	is(scalar(my @records = $kafka->consume($topic{$_})), $next, "$name: each once")
 	  foreach qw(fraud out);
@@ -103,7 +103,7 @@ foreach my $key (@second)
 	$psql->query_until(qr/waits/, "\\echo waits\nSELECT pg_advisory_lock($key);\n");
 	push @waiting, $psql;
 }
-ok($server->wait_sql(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}, 3, 20),
+ok($server->wait_sql(q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted}, 3),
 	'strangers wait for the locks');
 produce();
 all_done('while they wait');

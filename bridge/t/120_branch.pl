@@ -146,10 +146,10 @@ $server->sql("SELECT fraud.watch('others')");
 $server->sql("SELECT fraud.add_source('others', '$topic{in}', 'others',
 	fraud_topic => '$narrow')");
 my $bridge = PgFraud::Bridge->start($server, $kafka);
-ok($bridge->wait_log(qr/topic "\Q$narrow\E" has 1 partitions, "\Q$topic{in}\E" has 3/, 20),
+ok($bridge->wait_log(qr/topic "\Q$narrow\E" has 1 partitions, "\Q$topic{in}\E" has 3/),
 	'fewer output partitions are refused');
 $server->wait_sql("SELECT last_error LIKE 'branching: topic%' FROM
-	fraud.source_config WHERE name = 'others'", 't', 10);
+	fraud.source_config WHERE name = 'others'", 't');
 pass('the database knows why');
 $bridge->stop;
 $server->sql("SELECT fraud.drop_source('others', forget => true)");
@@ -160,12 +160,12 @@ $server->sql("INSERT INTO fraud.branch_positions (source, kafka_partition,
 	next_offset) VALUES ('others', 0, 1)");
 my $port = free_port();
 $bridge = PgFraud::Bridge->start($server, $kafka, options => ["--metrics-port=$port"]);
-ok($bridge->wait_log(qr/Kafka has lost that position .*SELECT fraud\.set_branch_position\('others', 0, 1\)/, 20),
+ok($bridge->wait_log(qr/Kafka has lost that position .*SELECT fraud\.set_branch_position\('others', 0, 1\)/),
 	'a position that Kafka has lost is not guessed');
 is(scalar($kafka->consume($narrow)), 0, 'nothing was branched meanwhile');
 $server->sql("SELECT fraud.set_branch_position('others', 0, 1)");
 $server->wait_sql("SELECT next_offset FROM fraud.branch_positions
-	WHERE source = 'others'", 2, 20);
+	WHERE source = 'others'", 2);
 is(join(' ', map { $_->{value} } $kafka->consume($narrow)), '{"id": 2}',
 	'the statement lets it go on from there');
 # What was branched is counted
@@ -175,7 +175,7 @@ $kafka->produce($topic{in}, { partition => 1, value => '{"id": 1, "amount": 1}' 
 	{ partition => 1, value => '{"id": 4, "amount": "a lot"}' });
 my $metrics;
 wait_for { $metrics = HTTP::Tiny->new(timeout => 10)->get("http://127.0.0.1:$port/metrics")->{content};
-	$metrics =~ /branch_records_total\{source="payments",outcome="dead_letter"\} 1$/m } 20;
+	$metrics =~ /branch_records_total\{source="payments",outcome="dead_letter"\} 1$/m };
 like($metrics, qr/^fraudbridge_branch_records_total\{source="$_->[0]",outcome="$_->[1]"\} $_->[2]$/m,
 	"metric branch_records_total: $_->[0], $_->[1]")
   foreach [ 'payments', 'fraud', 2 ], [ 'payments', 'legit', 1 ],

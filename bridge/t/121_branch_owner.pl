@@ -35,7 +35,7 @@ sub branched
 {
 	my ($count, $name) = @_;
 	ok($server->wait_sql("SELECT sum(next_offset) FROM fraud.branch_positions",
-		$count, 25), $name);
+		$count), $name);
 }
 
 my @options = (options => [ '--lease=3' ]);

@@ -62,7 +62,7 @@ is($rest->get('/payments')->{status}, 404, 'no table is shown unasked');
 is_deeply($rest->get('/alerts')->{json}, [], 'nor its alerts');
 
 $server->sql("SELECT fraud.expose('payments')");
-ok((wait_for { $rest->get('/')->{json}{paths}{'/payments'} } 10),
+ok((wait_for { $rest->get('/')->{json}{paths}{'/payments'} }),
 	'the gateway hears of an exposed table');
 
 # Alerts

@@ -40,31 +40,31 @@ operator(q{SELECT fraud.watch('payments')});
 # The daemon has the rights of fraud_bridge and no others
 my $bridge = PgFraud::Bridge->start($server, $kafka, dbname => $server->connstr(user => 'daemon'),
 	options => [ '--only=ingest' ]);
-ok($server->wait_sql(q{SELECT count(*) FROM fraud_api.bridge_status WHERE state = 'running'}, 1, 60),
+ok($server->wait_sql(q{SELECT count(*) FROM fraud_api.bridge_status WHERE state = 'running'}, 1),
 	'a bridge runs') or diag($bridge->log_text);
 
 # Adding
 $kafka->produce($topic, map { record($_ % 2, $_) } 0 .. 9);
 operator(qq{SELECT fraud.add_source('s', '$topic', 'payments')});
-ok($bridge->wait_caught_up('s', 60), 'an added source is read')
+ok($bridge->wait_caught_up('s'), 'an added source is read')
   or diag($bridge->log_text);
 is(rows(0), '0,2,4,6,8', 'partition 0');
 is(rows(1), '1,3,5,7,9', 'partition 1');
 ok($server->wait_sql(q{SELECT state, "position", lag FROM fraud.sources},
-	'running|{"0": 5, "1": 5}|0', 60), 'state, position and lag');
+	'running|{"0": 5, "1": 5}|0'), 'state, position and lag');
 
 # Pausing
 operator(q{SELECT fraud.pause_source('s')});
 my $let_go = q{SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
 	AND (classid::bigint << 32 | objid::bigint) IN (fraud.partition_key('s', 0), fraud.partition_key('s', 1))};
-ok($server->wait_sql($let_go, 0, 60), 'a paused source is let go');
+ok($server->wait_sql($let_go, 0), 'a paused source is let go');
 $kafka->produce($topic, record(0, 10));
 sleep 1;
 is(rows(0), '0,2,4,6,8', 'nothing is read');
 is($server->sql('SELECT state, statement FROM fraud.sources'),
 	"paused|SELECT fraud.resume_source('s')", 'and how it goes on');
 operator(q{SELECT fraud.resume_source('s')});
-ok($server->wait_sql('SELECT max(n) FROM payments WHERE kafka_partition = 0', 10, 60), 'resumed');
+ok($server->wait_sql('SELECT max(n) FROM payments WHERE kafka_partition = 0', 10), 'resumed');
 
 # Moving, back by number: nothing happens before it is really said
 is(operator(q{SELECT old_position, new_position, effect FROM fraud.set_position('s', 0, 4, dry_run => true)}),
@@ -72,28 +72,28 @@ is(operator(q{SELECT old_position, new_position, effect FROM fraud.set_position(
 sleep 1;
 is(rows(0), '0,2,4,6,8,10', 'nothing has happened');
 operator(q{SELECT fraud.set_position('s', 0, 4, dry_run => false)});
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE kafka_partition = 0', 8, 60), 'moved back') or diag($bridge->log_text);
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE kafka_partition = 0', 8), 'moved back') or diag($bridge->log_text);
 is(rows(0), '0,2,4,6,8,8,10,10', 'two records are read again');
 
 # By words and times, while paused: read from there once it goes on
 operator(q{SELECT fraud.pause_source('s')});
-$server->wait_sql($let_go, 0, 60);
+$server->wait_sql($let_go, 0);
 operator(q{SELECT fraud.set_position('s', 0, 'earliest', dry_run => false)});
 operator(q{SELECT fraud.set_position('s', 1, '2023-11-14 22:13:25Z', dry_run => false)});
 $server->sql('TRUNCATE payments');
 operator(q{SELECT fraud.resume_source('s')});
-ok($server->wait_sql('SELECT count(*) FROM payments', 9, 60), 'moved by word and time');
+ok($server->wait_sql('SELECT count(*) FROM payments', 9), 'moved by word and time');
 is(rows(0), '0,2,4,6,8,10', 'from the earliest record');
 is(rows(1), '5,7,9', 'from the first record at that time');
 operator(q{SELECT fraud.pause_source('s')});
-$server->wait_sql($let_go, 0, 60);
+$server->wait_sql($let_go, 0);
 $kafka->produce($topic, record(1, 11), record(1, 13));
 operator(q{SELECT fraud.set_position('s', 1, 'latest', dry_run => false)});
 operator(q{SELECT fraud.resume_source('s')});
-ok($server->wait_sql(q{SELECT state, "position" FROM fraud.sources}, 'running|{"0": 6, "1": 7}', 60),
+ok($server->wait_sql(q{SELECT state, "position" FROM fraud.sources}, 'running|{"0": 6, "1": 7}'),
 	'to the latest');
 $kafka->produce($topic, record(1, 15));
-ok($server->wait_sql('SELECT max(n) FROM payments WHERE kafka_partition = 1', 15, 60), 'and on from there');
+ok($server->wait_sql('SELECT max(n) FROM payments WHERE kafka_partition = 1', 15), 'and on from there');
 is(rows(1), '5,7,9,15', 'what lay between is left out');
 is($server->sql('SELECT count(*), count(DISTINCT changed_by) FROM fraud.position_changes'),
 	'4|1', 'who moved what is kept');
@@ -102,26 +102,26 @@ is($server->sql('SELECT count(*), count(DISTINCT changed_by) FROM fraud.position
 operator(q{SELECT fraud.alter_source('s', mapping => '{"amount": "/money"}')});
 sleep 1;
 $kafka->produce($topic, { partition => 0, value => '{"n": 12, "amount": 1, "money": 7.50}' });
-ok($server->wait_sql('SELECT amount FROM payments WHERE n = 12', '7.50', 60), 'a mapping is changed');
+ok($server->wait_sql('SELECT amount FROM payments WHERE n = 12', '7.50'), 'a mapping is changed');
 operator(q{SELECT fraud.alter_source('s', mapping => '{}')});
 sleep 1;
 
 # A dead letter, tried again before and after its cause is mended
 $kafka->produce($topic, { partition => 0, key => 'k', value => '{"n": 14, "amount": 1000000}',
 	headers => [ [ 'h', 'v' ] ] }, record(0, 16), { partition => 0, value => '{"n": ' });
-ok($server->wait_sql('SELECT count(*) FROM fraud.dead_letters', 2, 60), 'two dead letters');
+ok($server->wait_sql('SELECT count(*) FROM fraud.dead_letters', 2), 'two dead letters');
 is(rows(0), '0,2,4,6,8,10,12,16', 'their neighbour is stored');
 my ($bad, $broken) = split /\n/, $server->sql('SELECT id FROM fraud.dead_letters ORDER BY kafka_offset');
 is($server->sql("SELECT stage, sqlstate, convert_from(key, 'UTF8'), convert_from(value, 'UTF8'), headers FROM fraud.dead_letters WHERE id = $bad"),
 	'insert|23514|k|{"n": 14, "amount": 1000000}|[["h", "dg=="]]', 'with all that it had');
 operator("SELECT fraud.replay($bad)");
 operator("SELECT fraud.replay($broken)");
-ok($server->wait_sql('SELECT count(*) FROM fraud.dead_letters WHERE replay_requested_at IS NULL', 2, 60),
+ok($server->wait_sql('SELECT count(*) FROM fraud.dead_letters WHERE replay_requested_at IS NULL', 2),
 	'both fail again');
 is($server->sql('SELECT count(*) FROM fraud.dead_letters WHERE replayed_at IS NULL'), 2, 'and stay');
 $server->sql('ALTER TABLE payments DROP CONSTRAINT payments_amount_check');
 operator("SELECT fraud.replay($bad)");
-ok($server->wait_sql("SELECT replayed_at IS NOT NULL FROM fraud.dead_letters WHERE id = $bad", 't', 60),
+ok($server->wait_sql("SELECT replayed_at IS NOT NULL FROM fraud.dead_letters WHERE id = $bad", 't'),
 	'mended, it becomes a row');
 is($server->sql('SELECT count(*), max(amount), max(kafka_offset) FROM payments WHERE n = 14'),
 	'1|1000000|7', 'once, with its place');
@@ -131,30 +131,30 @@ like($err, qr/was replayed already/, 'not twice');
 # A second source, and the first one dropped; its position is kept
 operator(qq{SELECT fraud.add_source('later', '$later', 'payments')});
 $kafka->produce($later, record(0, 100));
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 100', 1, 60), 'another source');
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 100', 1), 'another source');
 operator(q{SELECT fraud.drop_source('s')});
 sleep 1;
 $kafka->produce($topic, record(0, 18));
 $kafka->produce($later, record(0, 101));
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 101', 1, 60), 'which is read on');
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 101', 1), 'which is read on');
 is($server->sql('SELECT count(*) FROM payments WHERE n = 18'), 0, 'when the first is dropped');
 operator(qq{SELECT fraud.add_source('s', '$topic', 'payments')});
-ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 18', 1, 60), 'added again, it goes on');
+ok($server->wait_sql('SELECT count(*) FROM payments WHERE n = 18', 1), 'added again, it goes on');
 is($server->sql('SELECT count(*) FROM payments WHERE n = 16'), 1, 'where it ended');
 
 # A table that is renamed or has a new column is still the source's
 $server->sql('ALTER TABLE payments RENAME TO paid');
 $kafka->produce($topic, record(0, 20));
-ok($server->wait_sql('SELECT count(*) FROM paid WHERE n = 20', 1, 60), 'a table is renamed')
+ok($server->wait_sql('SELECT count(*) FROM paid WHERE n = 20', 1), 'a table is renamed')
   or diag($bridge->log_text);
 $server->sql('ALTER TABLE paid ADD COLUMN city text');
 $kafka->produce($topic, { partition => 0, value => '{"n": 22, "amount": 1, "city": "Bonn"}' });
-ok($server->wait_sql(q{SELECT count(*) FROM paid WHERE n = 22 AND amount = 1}, 1, 60), 'a column is added')
+ok($server->wait_sql(q{SELECT count(*) FROM paid WHERE n = 22 AND amount = 1}, 1), 'a column is added')
   or diag($bridge->log_text);
 operator(q{SELECT fraud.alter_source('s', start => 'earliest')});
 sleep 1;
 $kafka->produce($topic, { partition => 0, value => '{"n": 24, "amount": 1, "city": "Bonn"}' });
-ok($server->wait_sql(q{SELECT city FROM paid WHERE n = 24}, 'Bonn', 60), 'and filled')
+ok($server->wait_sql(q{SELECT city FROM paid WHERE n = 24}, 'Bonn'), 'and filled')
   or diag($bridge->log_text);
 $server->sql('ALTER TABLE paid RENAME TO payments');
 
@@ -176,7 +176,7 @@ is($server->sql(q{SELECT fraud.evict('s', 0, '10 s')}, user => 'daemon'), 'f', '
 $server->sql(q{UPDATE fraud.bridge_instances SET heartbeat_at = now() - interval '11 s'});
 is($server->sql(q{SELECT fraud.evict('s', 1, '10 s')}, user => 'daemon'), 'f', 'another partition is free');
 is($server->sql(q{SELECT fraud.evict('s', 0, '10 s')}, user => 'daemon'), 't', 'a silent one goes');
-ok($server->wait_sql(q{SELECT pg_try_advisory_lock(fraud.partition_key('s', 0))}, 't', 60),
+ok($server->wait_sql(q{SELECT pg_try_advisory_lock(fraud.partition_key('s', 0))}, 't'),
 	'and its partition is free');
 
 done_testing();

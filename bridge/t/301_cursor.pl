@@ -44,7 +44,7 @@ sub arrives
 	my ($table, $count, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my @rows;
-	wait_for { @rows = $fake->rows($table); @rows >= $count } 20;
+	wait_for { @rows = $fake->rows($table); @rows >= $count };
 	is(scalar @rows, $count, $name)
 	  or die($bridge->log_text . $server->sql('TABLE fraud.sink_cursor'));
 	return @rows;
@@ -173,7 +173,7 @@ cmp_ok($took[10], '<', 0.15, 'they leave within tens of milliseconds');
 # Metrics
 my $sent = $server->sql("SELECT sent FROM fraud.sinks WHERE name = 'all'");
 my $text;
-wait_for { $text = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content}; $text =~ /sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m } 15;
+wait_for { $text = HTTP::Tiny->new->get("http://127.0.0.1:$port/metrics")->{content}; $text =~ /sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m };
 like($text, qr/^fraudbridge_sink_sent_total\{sink="all",kind="bigquery"\} $sent$/m, 'metrics: rows sent');
 like($text, qr/^fraudbridge_sink_lag_rows\{sink="new",kind="bigquery"\} \d+$/m, 'metrics: lag');
 like($text, qr/^fraudbridge_sink_parked\{sink="new",kind="bigquery"\} 0$/m, 'metrics: what is parked');

@@ -52,7 +52,7 @@ sub complete
 {
 	my ($sink, $name, $failed) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = '$sink'", 't', 30)
+	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = '$sink'", 't')
 	  or diag($bridge->log_text);
 	my %there = map { $_->{insertId} => 1 } $fake->rows($sink);
 	my @missing = grep { !$there{$_} } split /\n/,
@@ -78,7 +78,7 @@ $server->sql('CREATE TABLE sink_start (sink text PRIMARY KEY, skip_to bigint)');
 sub state_is
 {
 	my ($sink, $state) = @_;
-	return $server->wait_sql("SELECT state FROM fraud.sinks WHERE name = '$sink'", $state, 20);
+	return $server->wait_sql("SELECT state FROM fraud.sinks WHERE name = '$sink'", $state);
 }
 
 # What passes
@@ -183,7 +183,7 @@ ok($standby->wait_log(qr/sink "killed" is run by another bridge/), 'a second bri
 $bridge->kill9;
 my $began = time();
 frauds(10, 'taken over');
-$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'killed'", 't', 30);
+$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'killed'", 't');
 cmp_ok(time() - $began, '<', 3, 'it takes over at once');
 complete('killed', 'nothing is lost by that');
 is($standby->stop, 0, 'it stops');

@@ -81,11 +81,11 @@ sub sends
 {
 	my ($sink, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql("SELECT state = 'running' FROM fraud.sinks WHERE name = '$sink'", 't', 20)
+	$server->wait_sql("SELECT state = 'running' FROM fraud.sinks WHERE name = '$sink'", 't')
 	  or diag($bridge->log_text);
 	my $before = $fake->rows($sink);
 	$server->sql('INSERT INTO payments VALUES (1, 1000)');
-	wait_for { my @r = $fake->rows($sink); @r > $before } 20;
+	wait_for { my @r = $fake->rows($sink); @r > $before };
 	is(scalar(my @r = $fake->rows($sink)), $before + 1, $name)
 	  or diag($bridge->log_text);
 }
@@ -94,7 +94,7 @@ sub stops
 {
 	my ($sink, $pattern, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql("SELECT state FROM fraud.sinks WHERE name = '$sink'", 'stopped', 20)
+	$server->wait_sql("SELECT state FROM fraud.sinks WHERE name = '$sink'", 'stopped')
 	  or diag($bridge->log_text);
 	like($server->sql("SELECT concat_ws(' / ', stopped_reason, stopped_hint) FROM fraud.sinks WHERE name = '$sink'"),
 		$pattern, $name);

@@ -37,7 +37,7 @@ sub sent
 {
 	my ($sink, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = '$sink'", 't', 60), $name);
+	return ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = '$sink'", 't'), $name);
 }
 
 # Every alert once, and nothing else
@@ -74,7 +74,7 @@ is($record->{key}, undef, 'without a key');
 is($record->{key}, 'c1', 'a key of an expression');
 like($record->{value}, qr/^\{"z" : \d+, "a" : 1234567890\.10\}$/, 'a value of an expression, in its order');
 $server->sql("INSERT INTO fraud.reviews (alert_id, status) SELECT min(id), 'confirmed' FROM fraud.alerts");
-wait_for { $kafka->consume($shaped) > 1 } 20;
+wait_for { $kafka->consume($shaped) > 1 };
 my @shaped = $kafka->consume($shaped);
 like($shaped[1]{headers}, qr/fraud-event=review/, 'a decision follows');
 
@@ -138,7 +138,7 @@ sent('alerts', 'one more');
 is($bridge->stop, 0, 'stopped');
 $server->sql("UPDATE fraud.sink_cursor AS c SET (old_snapshot, new_snapshot, last_xid, last_id, batch, last_batch, position) = (SELECT s.old_snapshot, s.new_snapshot, s.last_xid, s.last_id, s.batch, s.last_batch, s.position FROM saved AS s)");
 $bridge = start();
-$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20) or diag($bridge->log_text);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped') or diag($bridge->log_text);
 like($server->sql("SELECT stopped_reason || ' / ' || stopped_hint FROM fraud.sinks"),
 	qr/the last batch in Kafka is [0-9a-f-]{36}, the database knows of [0-9a-f-]{36}: one of them was set back .*SELECT fraud\.resume_sink\('alerts', \d+\);/,
 	'a cursor that was set back is noticed');
@@ -150,7 +150,7 @@ exactly_once($topic, 'and nothing is twice');
 
 # A topic that is not there
 $server->sql("SELECT fraud.alter_sink('alerts', '{\"topic\": \"no-such-topic\"}')");
-$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped');
 like($server->sql('SELECT stopped_reason || stopped_hint FROM fraud.sinks'), qr/topic "no-such-topic": .*Create the topic/, 'a topic that is not there is named');
 $server->sql("SELECT fraud.alter_sink('alerts', '{\"topic\": \"$topic\"}')");
 $server->sql("INSERT INTO payments VALUES (1, 'c', 1000, 'back')");

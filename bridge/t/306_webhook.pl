@@ -31,7 +31,7 @@ sub fault
 	my (%fault) = @_;
 	$http->post("http://127.0.0.1:$port/_fake/fault", { content => $json->encode(\%fault) });
 }
-wait_for { eval { ask(); 1 } } 20 or die $receiver->log_text;
+wait_for { eval { ask(); 1 } } or die $receiver->log_text;
 
 my $secrets = run_dir('secrets');
 sub put { my ($n, $t) = @_; open(my $f, '>', "$secrets/$n") or die; print $f $t; close($f); }
@@ -61,7 +61,7 @@ sub sent
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'hook'", 't', 30), $name)
+	ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'hook'", 't'), $name)
 	  or diag($bridge->log_text);
 }
 
@@ -118,7 +118,7 @@ $server->sql_is("SELECT reason FROM fraud.sink_failures ORDER BY id", qq(HTTP st
 # Decisions
 $server->sql("INSERT INTO fraud.reviews (alert_id, status, note) SELECT min(id), 'dismissed', 'a friend' FROM fraud.alerts");
 my $review;
-wait_for { ($review) = grep { $_->{body} =~ /"event" : "review"/ } requests(); $review } 10;
+wait_for { ($review) = grep { $_->{body} =~ /"event" : "review"/ } requests(); $review };
 like($review->{body}, qr/"status" : "dismissed".*"note" : "a friend"/, 'a decision is sent');
 like($review->{id}, qr/^[0-9a-f-]{36}\.\d+$/, 'with an id of its own');
 is($review->{ok}, 1, 'signed');
@@ -137,17 +137,17 @@ is(scalar(grep { $_->{ok} ne '1' } requests()), 0, 'every signature held');
 # A redirect stops the sink
 fault(status => 302, location => 'http://127.0.0.1:1/');
 $server->sql("INSERT INTO payments VALUES (2, 1000, 'moved')");
-$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped');
 like($server->sql('SELECT stopped_reason || stopped_hint FROM fraud.sinks'), qr/HTTP status 302.*Redirects are not followed/, 'a redirect is not followed');
 $server->sql("SELECT fraud.resume_sink('hook')");
 complete('resumed');
 
 # A bad key, a missing secret
 $server->sql(qq(SELECT fraud.alter_sink('hook', '{"secret": "bad"}')));
-$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped');
 like($server->sql('SELECT stopped_reason FROM fraud.sinks'), qr/secret "bad" is not a webhook's key/, 'a bad key is told');
 $server->sql(qq(SELECT fraud.alter_sink('hook', '{"secret": "hook"}')));
-$server->wait_sql("SELECT state FROM fraud.sinks", 'running', 20);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'running');
 is($bridge->stop, 0, 'it stops');
 $log .= $bridge->log_text;
 
@@ -157,7 +157,7 @@ foreach my $host ('127.0.0.1', 'localhost', '[::1]', '0.0.0.0', '169.254.169.254
 {
 	$server->sql(qq(SELECT fraud.alter_sink('hook', '{"url": "http://$host:$port/hook"}')));
 	$server->sql("INSERT INTO payments VALUES (2, 1000, 'private')");
-	$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20);
+	$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped');
 	like($server->sql('SELECT stopped_reason FROM fraud.sinks'), qr/no --allow-host names it/, "$host is refused");
 }
 is(scalar(grep { $_->{body} =~ /private/ } requests()), 0, 'nothing came through');

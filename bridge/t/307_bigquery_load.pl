@@ -33,7 +33,7 @@ sub exactly_once
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks", 't', 30)
+	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks", 't')
 	  or die($bridge->log_text);
 	my %count;
 	$count{ $_->{json}{event_id} }++ foreach $fake->rows('load');
@@ -70,7 +70,7 @@ $server->sql_is("SELECT count(*), bool_and(reason LIKE '%Only optional fields%')
 # What does not pass stops the sink
 $fake->fault('upload', 'job_error', reason => 'accessDenied');
 $server->sql("INSERT INTO payments VALUES (2, 1000, '{}', NULL, 'denied')");
-$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped', 20);
+$server->wait_sql("SELECT state FROM fraud.sinks", 'stopped');
 like($server->sql('SELECT stopped_reason FROM fraud.sinks'), qr/load job pg_fraud_load-it_[0-9a-f-]{36}_0 failed: told to \(accessDenied\)/, 'a job that fails for good stops the sink');
 $server->sql("SELECT fraud.resume_sink('load.it')");
 exactly_once('resumed');

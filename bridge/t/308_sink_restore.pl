@@ -40,18 +40,18 @@ cmp_ok($new->sql('SELECT max(xid::text::bigint) FROM fraud.alerts'), '>', $new->
 	'the ledger has transactions that this system has yet to reach');
 
 $bridge = start($new);
-$new->wait_sql('SELECT state FROM fraud.sinks', 'stopped', 20);
+$new->wait_sql('SELECT state FROM fraud.sinks', 'stopped');
 my $first = $new->sql("SELECT min(id) FROM fraud.alerts WHERE (transaction ->> 'id')::int > 5");
 $new->sql_is('SELECT stopped_hint FROM fraud.sinks', "SELECT fraud.resume_sink('s', $first);",
 	'it stops, and names the first alert that was not sent');
 like($new->sql('SELECT stopped_reason FROM fraud.sinks'), qr/belongs to database system \d+, this is \d+: the database was restored elsewhere/, 'with the reason');
 $new->sql('INSERT INTO payments VALUES (9, 1000)');
 $new->sql($new->sql('SELECT stopped_hint FROM fraud.sinks'));
-ok($new->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't', 20), 'it goes on as told') or diag($bridge->log_text);
+ok($new->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't'), 'it goes on as told') or diag($bridge->log_text);
 # let this system reach the transactions of the other one
 $new->sql('DO $$ BEGIN FOR i IN 1 .. 4000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$');
 $new->sql('INSERT INTO payments VALUES (10, 1000)');
-ok($new->wait_sql('SELECT sent FROM fraud.sinks', 5 + 5, 20), 'and counts on');
+ok($new->wait_sql('SELECT sent FROM fraud.sinks', 5 + 5), 'and counts on');
 is(join(',', sort { $a <=> $b } map { $_->{json}{id} } $fake->rows('s')), join(',', 1 .. 10),
 	'every alert was sent once');
 is($bridge->stop, 0, 'it stops');

@@ -27,7 +27,7 @@ my $http = HTTP::Tiny->new;
 my $json = JSON::PP->new->utf8;
 sub requests { return @{ $json->decode($http->get("http://127.0.0.1:$port/_fake/log")->{content})->{log} }; }
 sub fault { $http->post("http://127.0.0.1:$port/_fake/fault", { content => $json->encode({@_}) }); }
-wait_for { eval { requests(); 1 } } 20 or die $receiver->log_text;
+wait_for { eval { requests(); 1 } } or die $receiver->log_text;
 
 my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;
@@ -55,7 +55,7 @@ sub idle
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($server->wait_sql("SELECT bool_and(lag_rows = 0 AND state = 'running') FROM fraud.sinks WHERE name <> 'hangs'", 't', 60), $name)
+	ok($server->wait_sql("SELECT bool_and(lag_rows = 0 AND state = 'running') FROM fraud.sinks WHERE name <> 'hangs'", 't'), $name)
 	  or diag($bridge->log_text . $server->sql('SELECT * FROM fraud.sinks'));
 }
 
@@ -73,9 +73,9 @@ $server->sql_is("SELECT name, sent, failed, parked FROM fraud.sinks ORDER BY nam
 my $id = $server->sql("SELECT min(id) FROM fraud.parked WHERE sink = 'hook'");
 fault(match => '"bad"', status => 410);
 $server->sql_is("SELECT fraud.retry_parked('hook', ARRAY[$id]::bigint[])", 1, 'one is tried again', user => 'operator');
-ok($server->wait_sql("SELECT reason LIKE 'HTTP status 410%' AND NOT retrying FROM fraud.parked WHERE id = $id", 't', 20), 'it is refused again, with the new reason');
+ok($server->wait_sql("SELECT reason LIKE 'HTTP status 410%' AND NOT retrying FROM fraud.parked WHERE id = $id", 't'), 'it is refused again, with the new reason');
 $server->sql_is("SELECT fraud.retry_parked('hook')", 3, 'all are tried again');
-ok($server->wait_sql("SELECT parked = 0 FROM fraud.sinks WHERE name = 'hook'", 't', 20), 'they are accepted');
+ok($server->wait_sql("SELECT parked = 0 FROM fraud.sinks WHERE name = 'hook'", 't'), 'they are accepted');
 my %got;
 $got{ $_->{id} }++ foreach grep { $_->{status} == 200 && $_->{id} !~ /\./ } requests();
 is(join(' ', sort { $a <=> $b } values %got), join(' ', (1) x 8), 'each alert was accepted once');
@@ -87,7 +87,7 @@ $server->sql_fails("SELECT fraud.retry_parked('hook')", qr/permission denied/, '
 
 # Exactly once into a topic, whatever is killed meanwhile
 $server->sql("INSERT INTO payments SELECT 5, 1000, 'again' FROM generate_series(1, 1500)");
-ok($server->wait_sql("SELECT state = 'stopped' AND stopped_reason ~ '1000 rows in a row' FROM fraud.sinks WHERE name = 'topic'", 't', 60),
+ok($server->wait_sql("SELECT state = 'stopped' AND stopped_reason ~ '1000 rows in a row' FROM fraud.sinks WHERE name = 'topic'", 't'),
 	'a thousand refused in a row are not their own fault');
 $server->sql_is("SELECT parked FROM fraud.sinks WHERE name = 'topic'", 1000, 'those before the last are parked');
 $server->sql(q(SELECT fraud.alter_sink('topic', '{"value": "id::text"}')));
@@ -98,7 +98,7 @@ foreach (1 .. 3)
 	$bridge->kill9;
 	start();
 }
-ok($server->wait_sql("SELECT parked = 0 FROM fraud.sinks WHERE name = 'topic'", 't', 60), 'they are sent') or diag($bridge->log_text);
+ok($server->wait_sql("SELECT parked = 0 FROM fraud.sinks WHERE name = 'topic'", 't'), 'they are sent') or diag($bridge->log_text);
 my %count;
 $count{ ($_->{headers} =~ /fraud-event-id=([0-9a-f-]+)/)[0] }++ foreach $kafka->consume($topic);
 is(scalar(grep { $_ == 1 } values %count), $server->sql('SELECT count(*) FROM fraud.alerts'), 'each alert once');
@@ -111,7 +111,7 @@ $server->sql("INSERT INTO payments SELECT g, 1000, 'late' FROM generate_series(1
 idle('five more');
 my $known = requests();
 $server->sql("SELECT fraud.pause_sink('hook')");
-ok($server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'hook'", 'paused', 10), 'a sink is paused');
+ok($server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'hook'", 'paused'), 'a sink is paused');
 $server->sql("INSERT INTO payments VALUES (16, 1000, 'late')");
 sleep(0.5);
 is(scalar(requests()), $known, 'it sends nothing');
@@ -130,15 +130,15 @@ $server->sql_fails("SELECT fraud.resume_sink('nobody', since => now())", qr/does
 # A receiver that takes requests and never answers, and a backlog
 my $deaf = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 100) or die $!;
 $server->sql(qq(SELECT fraud.add_sink('hangs', 'webhook', '{"url": "http://127.0.0.1:${\$deaf->sockport}/", "concurrency": 64}')));
-ok($server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'hangs'", 'running', 20), 'a sink that hangs');
+ok($server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'hangs'", 'running'), 'a sink that hangs');
 $server->sql("INSERT INTO payments SELECT 1, 1000, repeat('x', 1000) FROM generate_series(1, 20000)");
 my $began = time();
-ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'topic'", 't', 60), 'holds up no other');
+ok($server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'topic'", 't'), 'holds up no other');
 cmp_ok(time() - $began, '<', 15, 'not even for a while');
 $server->sql("SELECT fraud.pause_sink('hook')");
 $server->sql_is("SELECT lag_rows FROM fraud.sinks WHERE name = 'hangs'", 20000, 'what it has not sent is its lag');
 $server->sql_is("SELECT rate > 0, retries >= 0, position = (SELECT max(id) FROM fraud.alerts) FROM fraud.sinks WHERE name = 'topic'", 't|t|t', 'rate and position');
-ok($server->wait_sql("SELECT state = 'retrying' AND retries > 0 AND last_error ~ 'timed out' FROM fraud.sinks WHERE name = 'hangs'", 't', 60),
+ok($server->wait_sql("SELECT state = 'retrying' AND retries > 0 AND last_error ~ 'timed out' FROM fraud.sinks WHERE name = 'hangs'", 't'),
 	'it is tried again, and says why') or diag($server->sql('SELECT * FROM fraud.sinks'));
 my ($peak) = do { local (@ARGV, $/) = '/proc/' . $bridge->pid . '/status'; <> } =~ /^VmHWM:\s+(\d+)/m;
 cmp_ok($peak / 1024, '<', 100, 'in bounded memory');

@@ -31,7 +31,7 @@ sub sent
 {
 	my ($expected, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0, 60);
+	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0);
 	my @ids = map { JSON::PP->new->decode($_->{value})->{transaction}{id} } $kafka->consume($topic);
 	return is(join(' ', sort { $a <=> $b } @ids), $expected, $name);
 }

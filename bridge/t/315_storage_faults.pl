@@ -60,7 +60,7 @@ sub exactly_once
 sub state_is
 {
 	my ($state) = @_;
-	return $server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'stream'", $state, 20);
+	return $server->wait_sql("SELECT state FROM fraud.sinks WHERE name = 'stream'", $state);
 }
 sub streams { return scalar keys %{ $fake->ask('GET', 'streams')->{streams} }; }
 sub done { return grep { $_->{action} eq $_[0] } $fake->requests; }
@@ -101,7 +101,7 @@ foreach my $fault ([ 'create_stream', 'status', code => 14, times => 2 ], [ 'cre
 
 # The server ends a call that is idle
 $fake->ask('POST', 'close_calls', {});
-my $closed = wait_for { return $fake->ask('GET', 'calls')->{calls} == 0; } 10;
+my $closed = wait_for { return $fake->ask('GET', 'calls')->{calls} == 0; };
 ok($closed, 'the server closes the idle call');
 
 frauds(2, 'idle');
@@ -130,7 +130,7 @@ foreach my $case ([ 'cut_after', 'finalize_streams' ], [ 'cut_before', 'finalize
 	$fake->fault('append', 'status', code => 14, times => 1000);
 	my $tries = done('append');
 	$server->sql("SELECT fraud.resume_sink('stream')");
-	my $doubt = wait_for { return done('append') > $tries + 1; } 20;
+	my $doubt = wait_for { return done('append') > $tries + 1; };
 	ok($doubt, 'a batch is in doubt');
 	$fake->ask('POST', $end, {});
 	$fake->ask('POST', 'clear_faults', {});
@@ -154,7 +154,7 @@ $server->sql_is("SELECT count(*), count(*) FILTER (WHERE reason = 'told to') FRO
 $fake->fault('append', 'row_errors', rows => [ 0 ]);
 $fake->fault('append', 'slow_after', seconds => 2);
 frauds(3, 'refused and killed');
-wait_for { return (grep { ($_->{fault} // '') eq 'slow_after' } done('append')) >= 2; } 20;
+wait_for { return (grep { ($_->{fault} // '') eq 'slow_after' } done('append')) >= 2; };
 $bridge->kill9;
 $bridge = start();
 exactly_once('what was refused stays refused after a kill');
@@ -166,7 +166,7 @@ $server->sql("INSERT INTO payments (id, amount, note) SELECT g, 1000, repeat('x'
 exactly_once('large ones go in requests of their own');
 cmp_ok((sort { $b <=> $a } map { $_->{bytes} } done('append'))[0], '<', 10 * 1024 * 1024, 'no request was larger than 10 MB');
 $server->sql("SELECT fraud.retry_parked('stream')");
-$server->wait_sql("SELECT NOT bool_or(retrying) FROM fraud.parked", 't', 30);
+$server->wait_sql("SELECT NOT bool_or(retrying) FROM fraud.parked", 't');
 exactly_once('what is tried again and taken is there once');
 $server->sql_is("SELECT count(*), count(*) FILTER (WHERE reason = 'told to') FROM fraud.sink_failures", '3|0',
 	'what BigQuery cannot hold stays parked');

@@ -54,7 +54,7 @@ sub sent_once
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't', 20) or diag($bridge->log_text);
+	$server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't') or diag($bridge->log_text);
 	is(join(',', sort { $a <=> $b } $fake->values('stream', 'id')),
 		$server->sql("SELECT string_agg(transaction ->> 'id', ',' ORDER BY id) FROM fraud.alerts"), $name);
 }
@@ -77,12 +77,12 @@ $server->sql_is('SELECT state, failed FROM fraud.sinks', 'running|0', 'the sink 
 
 # An emulator for the one interface and the real service for the other
 start(BIGQUERY_STORAGE_EMULATOR_HOST => $fake->grpc_host);
-$server->wait_sql('SELECT state FROM fraud.sinks', 'stopped', 20);
+$server->wait_sql('SELECT state FROM fraud.sinks', 'stopped');
 $server->sql_is('SELECT stopped_reason FROM fraud.sinks',
 	'BIGQUERY_STORAGE_EMULATOR_HOST is set, but BIGQUERY_EMULATOR_HOST is not', 'no token goes to an emulator');
 start(BIGQUERY_EMULATOR_HOST => $fake->host);
 $server->sql("SELECT fraud.resume_sink('stream')");
-$server->wait_sql('SELECT state FROM fraud.sinks', 'stopped', 20);
+$server->wait_sql('SELECT state FROM fraud.sinks', 'stopped');
 
 # What is written where others read it
 start();

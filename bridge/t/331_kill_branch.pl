@@ -71,7 +71,7 @@ PgFraud::Fault::kill_at(
 
 my $bridge = $start->({});
 ok($server->wait_sql('SELECT COALESCE(sum(next_offset), 0) FROM fraud.branch_positions',
-	$next, 30), 'everything is branched') or diag($bridge->log_text);
+	$next), 'everything is branched') or diag($bridge->log_text);
 is($bridge->stop, 0, 'the bridge stops');
 
 PgFraud::Fault::each_once([ @{ $sent{fraud} }, @{ $sent{legit} } ],

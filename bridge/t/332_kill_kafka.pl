@@ -46,7 +46,7 @@ PgFraud::Fault::kill_at(
 		[ 'transaction ended', 'kafka:26' ] ]);
 
 my $bridge = $start->({});
-ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't', 30),
+ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't'),
 	'everything is sent') or diag($bridge->log_text);
 is($bridge->stop, 0, 'the bridge stops');
 PgFraud::Fault::each_once(

@@ -51,7 +51,7 @@ PgFraud::Fault::kill_at(
 		[ 'rows appended', 'h2:told_by_row' ] ]);
 
 my $bridge = $start->({});
-ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't', 30),
+ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't'),
 	'everything is sent') or diag($bridge->log_text);
 is($bridge->stop, 0, 'the bridge stops');
 my @want = split /\n/, $server->sql('SELECT event_id FROM fraud.alerts');

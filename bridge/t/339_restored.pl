@@ -48,7 +48,7 @@ sub branched
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	ok($server->wait_sql("SELECT (SELECT next_offset FROM fraud.offsets) = $next
-		AND (SELECT next_offset FROM fraud.branch_positions) = $next", 't', 30), "$name: read and branched")
+		AND (SELECT next_offset FROM fraud.branch_positions) = $next", 't'), "$name: read and branched")
 	  or diag($bridge->log_text);
 	PgFraud::Fault::each_once([ 0 .. $next - 1 ], [ map { $_->{value} =~ /"id": (\d+)/ } $kafka->consume($fraud) ],
 		"$name, branch");

@@ -38,7 +38,7 @@ sub again
 		die "bqemulator ended:\n" . $self->{process}->log_text
 		  unless $self->{process}->alive;
 		return $self->{http}->get($self->url . '/healthz')->{success};
-	} 60 or die "bqemulator is not ready:\n" . $self->{process}->log_text;
+	} or die "bqemulator is not ready:\n" . $self->{process}->log_text;
 	return $self;
 }
 

@@ -32,7 +32,7 @@ sub start
 	wait_for {
 		die $self->{process}->log_text unless $self->{process}->alive;
 		return eval { $self->ask('GET', 'log') };
-	} 20 or die "the double of BigQuery does not start\n";
+	} or die "the double of BigQuery does not start\n";
 	$self->ask('POST', 'dataset', { id => 'my-project.fraud' });
 	return $self;
 }

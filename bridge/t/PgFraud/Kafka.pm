@@ -85,7 +85,7 @@ sub start
 		  unless $self->{process}->alive;
 		my $seen = eval { $self->{wire}->metadata };
 		return $seen && @{ $seen->{brokers} };
-	} 90 or die "kafka: it did not start in time:\n"
+	} or die "kafka: it did not start in time:\n"
 	  . $self->{process}->log_text;
 	return $self;
 }
@@ -126,7 +126,7 @@ sub _wait_ready
 		my $topic = $self->{wire}->metadata($name)->{topics}{$name};
 		return $topic->{ready} && @{ $topic->{partitions} } >= $partitions
 		  && eval { $self->{wire}->offsets($name, -1) };
-	} 20 or die "kafka: topic $name is not there\n";
+	} or die "kafka: topic $name is not there\n";
 }
 
 sub delete_topic
@@ -242,7 +242,7 @@ sub produce_transaction
 		my $marked = wait_for {
 			my $all = $self->end_offsets($topic)->{0};
 			return $all == $self->end_offsets($topic, 1)->{0};
-		} 20;
+		};
 		die "kafka: the transaction did not end\n" unless $marked;
 	};
 	_patiently(sub { $wire->add_to_transaction($id, $producer, $epoch,

@@ -34,7 +34,7 @@ sub start
 	open(my $file, '>', "$self->{dir}/hook") or die;
 	print $file "$key\n";
 	close($file);
-	wait_for { eval { $self->_requests; 1 } } 20
+	wait_for { eval { $self->_requests; 1 } }
 	  or die $self->{webhook}->log_text;
 	return $self;
 }
@@ -106,7 +106,7 @@ sub each_once
 {
 	my ($self, $server, $name, $bridge) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($server->wait_sql('SELECT bool_and(lag_rows = 0) FROM fraud.sinks', 't', 40),
+	ok($server->wait_sql('SELECT bool_and(lag_rows = 0) FROM fraud.sinks', 't'),
 		"$name: everything is sent")
 	  or diag($server->sql('SELECT name, state, lag_rows, stopped_reason, last_error FROM fraud.sinks'),
 		$bridge ? $bridge->log_text : '');

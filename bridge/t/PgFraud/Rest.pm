@@ -40,7 +40,7 @@ sub start
 		die "postgrest ended:\n" . $self->{process}->log_text
 		  unless $self->{process}->alive;
 		return $self->{http}->get("http://127.0.0.1:$admin/ready")->{success};
-	} 30 or die "postgrest is not ready:\n" . $self->{process}->log_text;
+	} or die "postgrest is not ready:\n" . $self->{process}->log_text;
 	return $self;
 }
 
