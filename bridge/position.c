@@ -488,6 +488,11 @@ position_compare(Lane *lane)
 
 		if (answer->err != RD_KAFKA_RESP_ERR_NO_ERROR || answer->offset < 0)
 			continue;
+		if (answer->offset != part->seen_at)
+			log_debug("source \"%s\": partition %d: its newest record is at "
+					  "offset %lld",
+					  lane->source->config.name, part->id,
+					  (long long) answer->offset);
 		part->seen_time = part->newest_time;
 		part->seen_at = answer->offset;
 	}

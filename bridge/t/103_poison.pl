@@ -169,12 +169,14 @@ $server->sql_is("SELECT count(*) FROM fraud.dead_letters WHERE source = 'broken'
 my $denied = $kafka->topic('denied');
 $kafka->produce($denied, map { qq({"id": 5$_, "user_id": 1}) } 1 .. 10);
 $server->sql(<<"END");
+BEGIN;
 CREATE TABLE denied (id bigint, user_id int);
 SELECT fraud.watch('denied');
 SELECT fraud.add_source('denied', '$denied', 'denied');
 REVOKE ALL ON denied FROM bridge, fraud_bridge;
 SELECT fraud.alter_source('denied', start => 'earliest');
 REVOKE ALL ON denied FROM bridge, fraud_bridge;
+COMMIT;
 END
 ok($server->wait_sql("SELECT state FROM fraud.sources WHERE name = 'denied'", 'stopped'),
 	'a missing grant stops the source');

@@ -4,6 +4,7 @@
 
 use strict;
 use warnings;
+use List::Util ();
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PgFraud::Bridge;
@@ -75,6 +76,13 @@ sub under_way
 		 WHERE application_name ~ '^fraudbridge' AND backend_xid IS NOT NULL");
 	return $code == 0 && $out > 0;
 }
+# Is there none to come?
+sub all_stored
+{
+	my $ends = eval { $kafka->end_offsets($topic, 1) } or return 0;
+	my ($code, $out) = $server->try_sql('SELECT sum(next_offset) FROM fraud.offsets');
+	return $code == 0 && $out eq List::Util::sum(values %$ends);
+}
 my $torn = 0;
 my @taken;    # how long after a kill the partitions were owned again
 my $begin = time();
@@ -98,8 +106,10 @@ for my $kill (1 .. $kills)
 	$kafka->produce_transaction($topic, $kill % 2 ? 'commit' : 'abort',
 		map { qq({"id": $_, "amount": 1}) } $records + $kill);
 	sleep(0.05 + rand(0.8));
-	# most of them in the middle of a batch
-	$torn++ if $kill % 4 && wait_for { under_way() };
+	# most of them in the middle of a batch, unless all is stored already
+	my $met = '';
+	wait_for { $met = under_way() ? 'batch' : all_stored() ? 'end' : '' } if $kill % 4;
+	$torn++ if $met eq 'batch';
 	$bridge->kill9;
 	my $since = time();
 	$start->();

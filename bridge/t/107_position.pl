@@ -129,12 +129,12 @@ my $anew = $kafka->topic('anew');
 sub timed { my ($time, @ids) = @_; return map { { timestamp => $time + $_, value => (values_of($_))[0] } } @ids; }
 source('anew', $anew);
 $kafka->produce($anew, timed(1600000000000, 9000 .. 9007));
-$bridge = PgFraud::Bridge->start($server, $kafka, @options, options => ['--only=ingest']);
+$bridge = PgFraud::Bridge->start($server, $kafka, @options, options => [ '--only=ingest', '--log-level=debug' ]);
 ok($bridge->wait_caught_up('anew'), 'anew: it is read');
-sleep 11;    # it has looked, and so it knows the log
+ok($bridge->wait_log(qr/"anew": partition 0: its newest record is at offset 7/), 'anew: it looks at the log');
 $kafka->produce($anew, timed(1600000000000, 9008));
 ok($bridge->wait_caught_up('anew'), 'anew: and read on');
-sleep 6;
+ok($bridge->wait_log(qr/"anew": partition 0: its newest record is at offset 8/), 'anew: and looks again');
 $server->sql_is("SELECT state FROM fraud.sources WHERE name = 'anew'", 'running', 'anew: the log is known again');
 # the bridge fetches nothing meanwhile, and sees no end before its position
 $bridge->signal('STOP');
