@@ -69,7 +69,7 @@ $kafka->produce($upserts, map { qq({"id": ) . $_ % 10 . qq(, "amount": $_}) }
 	1 .. 500);
 
 my ($code, $log) = PgFraud::Bridge->run($server, $kafka, %run,
-	options => ['--exit-at-end'], timeout => 120);
+	options => ['--exit-at-end']);
 is($code, 0, 'it reads to the end') or diag($log);
 unlike($log, qr/Sanitizer|runtime error/, 'and nothing is found');
 $server->sql_is('SELECT count(*) FROM payments', 3000, 'the good are stored');

@@ -102,7 +102,6 @@ foreach my $fault ({ status => 503 }, { status => 429, retry_after => 1 }, { sta
 
 # Several at a time, one slow
 fault(match => '"slow"', seconds => 1);
-my $began = time();
 $server->sql("INSERT INTO payments SELECT g, 1000, CASE g WHEN 1 THEN 'slow' ELSE 'quick' END FROM generate_series(1, 60) AS g");
 complete('a slow one');
 cmp_ok(ask()->{most}, '<=', 5, 'no more at a time than allowed');

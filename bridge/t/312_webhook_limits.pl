@@ -109,7 +109,7 @@ $server->sql("SELECT fraud.drop_sink('$_')") foreach qw(two three);
 
 # What was not accepted in time is parked; what is older when its turn comes is
 # passed over
-$server->sql(q(SELECT fraud.alter_sink('one', '{"max_age": "2 seconds"}')));
+$server->sql(q(SELECT fraud.alter_sink('one', '{"max_age": "5 seconds"}')));
 ok($server->wait_sql("SELECT state FROM fraud.sinks", 'running'), 'a limit on age');
 fault(match => 'tired', status => 503, times => 1000);
 my $known = requests();
@@ -119,7 +119,7 @@ cmp_ok(scalar(requests()) - $known, '>', 2, 'it was tried before');
 sent('one', 'the sink goes on');
 $server->sql("SELECT fraud.pause_sink('one')");
 $server->sql("INSERT INTO payments VALUES (201, 1000, 'waited')");
-sleep(2.5);
+sleep(5.5);
 $server->sql("SELECT fraud.resume_sink('one')");
 $server->sql("INSERT INTO payments VALUES (202, 1000, 'fresh')");
 ok((wait_for { grep { $_->{body} =~ /fresh/ } requests() }), 'one that is fresh is sent');

@@ -46,9 +46,9 @@ sub frauds
 # Every alert that was not refused is in the table once
 sub exactly_once
 {
-	my ($name, $seconds) = @_;
+	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'stream'", 't', $seconds // 30)
+	$server->wait_sql("SELECT lag_rows = 0 FROM fraud.sinks WHERE name = 'stream'", 't')
 	  or diag($server->sql('SELECT state, lag_rows, last_error FROM fraud.sinks') . "\n" . $bridge->log_text);
 	my %count;
 	$count{$_}++ foreach $fake->values('stream', 'event_id');
@@ -240,7 +240,7 @@ foreach (1 .. 10)
 	$fake->ask('POST', (qw(expire_streams finalize_streams close_calls))[ rand 3 ], {}) if $kills % 2;
 	$bridge = start();
 }
-exactly_once("killed $kills times, streams ended in between", 60);
+exactly_once("killed $kills times, streams ended in between");
 
 # Another bridge takes over
 my $standby = start();

@@ -76,7 +76,7 @@ foreach my $case (@lost)
 	my $log = "$dir/" . ($what =~ tr/a-z0-9//cdr);
 	more(10);
 	$bridge = start(PgFraud::Fault::env(undef, $fault, $log));
-	ok(&wait_for(sub { -s $log }, 10), "answer lost: $what") or diag($bridge->log_text);
+	ok(&wait_for(sub { -s $log }), "answer lost: $what") or diag($bridge->log_text);
 	settled("answer lost: $what");
 	is($bridge->stop, 0, 'the bridge stops');
 }
@@ -106,7 +106,7 @@ foreach my $who ('branch', $receivers->names)
 	$other = start({ %{ PgFraud::Fault::env("before 1 $request{$who}", undef, $log) },
 			FRAUD_FAULT_STOP => 1 },
 		$who eq 'branch' ? '--only=ingest,branch' : '--only=ingest,forward');
-	ok(&wait_for(sub { -s $log }, 10), "$who: it stands still");
+	ok(&wait_for(sub { -s $log }), "$who: it stands still");
 	$bridge = start({}, '--lease=3');
 	settled("$who: overtaken");
 	$other->signal('CONT');

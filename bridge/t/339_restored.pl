@@ -124,7 +124,7 @@ foreach my $how ('recovery', 'snapshot')
 	my @stop = $how eq 'recovery' ? $receivers->names
 	  : grep { !/webhook|insert_all/ } $receivers->names;
 	ok($server->wait_sql(sprintf(q(SELECT array_agg(name ORDER BY name) = ARRAY(SELECT unnest('{%s}'::text[]) ORDER BY 1)
-		FROM fraud.sinks WHERE state = 'stopped'), join(',', @stop)), 't', 20), "$how: sinks stop: @stop")
+		FROM fraud.sinks WHERE state = 'stopped'), join(',', @stop)), 't'), "$how: sinks stop: @stop")
 	  or diag($server->sql('SELECT name, state, stopped_reason FROM fraud.sinks'), $bridge->log_text);
 	same("$how: they have sent nothing", @stop);
 	$server->sql_is('SELECT count(*) FROM fraud.sinks WHERE stopped_at IS NOT NULL AND (stopped_reason IS NULL OR stopped_hint !~ \'resume_sink\')',

@@ -71,6 +71,18 @@ sub run
 	return ($code, $self->log_text);
 }
 
+# Makes a change of a source's configuration; done when the bridge has begun
+# to read by it
+sub change
+{
+	my ($self, $source, $change) = @_;
+	my $from = $self->log_end;
+	$change->();
+	return 1 if $self->wait_log(qr/source "\Q$source\E": reading topic/, undef, $from);
+	Test::More::diag("the change was not taken up:\n" . $self->log_text($from));
+	return 0;
+}
+
 # Waits until the source has stored everything that its topic holds: every
 # partition's next_offset at the log's end.  False when time is up or the
 # bridge has ended.
