@@ -54,7 +54,9 @@ typedef struct Backtest
 	char	*marked;
 	char	*confirmed;
 	char	*bounds;
-	Node	*condition; /* for $1 */
+	Node	*condition; /* for $1, but for */
+	char	*list;		/* a long list, NULL if there is none, with */
+	Node	*value;		/* for $2 */
 	Tally	*tally;		/* what has been counted */
 } Backtest;
 
@@ -85,15 +87,22 @@ collation_mutator(Node *node, void *context)
 }
 
 /*
- * $1 in the query is the condition
+ * $1 in the query is the condition, $2 the value that is looked up
  */
 static Node *
 condition_param(ParseState *pstate, ParamRef *ref)
 {
 	Backtest *test = (Backtest *) pstate->p_ref_hook_state;
 
-	return ref->number == 1 ? collation_mutator((Node *) test->condition, NULL)
-							: NULL;
+	switch (ref->number)
+	{
+		case 1:
+			return collation_mutator(test->condition, NULL);
+		case 2:
+			return collation_mutator(test->value, NULL);
+		default:
+			return NULL;
+	}
 }
 
 static void
@@ -281,6 +290,53 @@ source_of_rows(Backtest *test)
 }
 
 /*
+ * Is it a call that asks a long list?
+ */
+static bool
+asks_long_list(Node *node)
+{
+	Oid		  texts[] = {TEXTOID, TEXTOID};
+	Oid		  numbers[] = {TEXTOID, INT8OID};
+	FuncExpr *call = (FuncExpr *) node;
+
+	return IsA(node, FuncExpr) &&
+		   (call->funcid == fraud_function("in_list", 2, texts) ||
+			call->funcid == fraud_function("in_list", 2, numbers)) &&
+		   list_is_long(TextDatumGetCString(
+			   ((Const *) linitial(call->args))->constvalue));
+}
+
+/*
+ * If the condition asks a long list of each row, alone or beside other things
+ * that must hold, have the rows wait for it: see tally_list.c.  Not if it can
+ * raise errors: in which order it is evaluated would show.
+ */
+static void
+set_list_apart(Backtest *test)
+{
+	List	 *parts = is_andclause(test->condition)
+						  ? ((BoolExpr *) test->condition)->args
+						  : list_make1(test->condition);
+	ListCell *lc;
+
+	if (test->rs->rules[0].traits.can_raise)
+		return;
+	foreach (lc, parts)
+	{
+		FuncExpr *call = (FuncExpr *) lfirst(lc);
+
+		if (!asks_long_list((Node *) call))
+			continue;
+		test->list =
+			TextDatumGetCString(((Const *) linitial(call->args))->constvalue);
+		test->value = lsecond(call->args);
+		test->condition = (Node *) make_ands_explicit(
+			list_delete_ptr(list_copy(parts), call));
+		return;
+	}
+}
+
+/*
  * A count out of the aggregate's result
  */
 static int64
@@ -303,9 +359,14 @@ run_query(void *arg)
 	bool			 *nulls;
 	int				  n;
 	bool			  isnull;
-	char *sql = psprintf("SELECT fraud.tally($1, %s, %s, %s) FROM %s WHERE %s",
-						 test->amount, test->marked, test->confirmed,
-						 test->source, test->bounds);
+	char			 *call =
+		test->list == NULL
+						? "fraud.tally($1"
+						: psprintf("fraud.tally_listed(%s::pg_catalog.text, $2, $1",
+								   quote_literal_cstr(test->list));
+	char *sql =
+		psprintf("SELECT %s, %s, %s, %s) FROM %s WHERE %s", call, test->amount,
+				 test->marked, test->confirmed, test->source, test->bounds);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
@@ -552,6 +613,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	test.rs = ruleset_of_condition(test.rel, test.text);
 	test.condition =
 		event_time_mutator((Node *) test.rs->rules[0].expr, test.rs);
+	set_list_apart(&test);
 	/* all settings, also for parallel workers */
 	level = settings_fix_for_compile();
 	test.alias = alias_of_row(test.rs);

@@ -17,6 +17,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -33,7 +34,8 @@ enum
 {
 	CONFIG_ID = 1,
 	CONFIG_NAME,
-	CONFIG_OUTRANKS
+	CONFIG_OUTRANKS,
+	CONFIG_ERA = 7
 };
 
 enum
@@ -46,7 +48,7 @@ enum
 };
 
 /* A list as this backend knows it; lives as long as the backend */
-typedef struct FraudList
+struct FraudList
 {
 	struct FraudList *next;
 	NameData		  name;
@@ -56,12 +58,13 @@ typedef struct FraudList
 	uint64			  generation;	/* of the entries that it has */
 	uint64			  config_generation;
 	int64			  id;
+	int64			  era;
 	int64			  last_change;
 	MemoryContext	  context;
 	ListValues		 *values;
 	int				  nallows; /* lists that outrank this one */
 	struct FraudList **allows;
-} FraudList;
+};
 
 /* A call of in_list in an expression */
 typedef struct Call
@@ -77,8 +80,6 @@ static uint64 generation = 1;
 static uint64 config_generation = 1;
 static Oid	  entries_relid = InvalidOid;
 static Oid	  config_relid = InvalidOid;
-
-static FraudList *find_list(const char *name);
 
 /*
  * Something about a relation has changed: flags only
@@ -135,20 +136,56 @@ list_init(void)
 /* ---- reading the tables ---- */
 
 /*
- * Begin a list again, empty
+ * Let go of what has been read of a list.
  */
 static void
-reset_list(FraudList *list)
+forget_entries(FraudList *list)
 {
-	if (list->context == NULL)
-		list->context = AllocSetContextCreate(TopMemoryContext, "pg_fraud list",
-											  ALLOCSET_DEFAULT_SIZES);
-	MemoryContextReset(list->context);
-	list->values = list_values_create(list->context);
-	list->last_change = PG_INT64_MIN;
-	list->generation = 0;
+	if (list->context != NULL)
+		MemoryContextDelete(list->context);
+	list->context = NULL;
+	list->values = NULL;
 	list->fresh_needed = false;
 	list->own_changes = false;
+}
+
+/*
+ * Begin a list again, empty, unless it is the one that is there.
+ */
+static void
+set_identity(FraudList *list, int64 id, int64 era)
+{
+	if (list->values != NULL && list->id == id && list->era == era &&
+		!list->fresh_needed)
+		return;
+	forget_entries(list);
+	list->context = AllocSetContextCreate(TopMemoryContext, "pg_fraud list",
+										  ALLOCSET_DEFAULT_SIZES);
+	list->values = list_values_create(list->context);
+	list->id = id;
+	list->era = era;
+	list->last_change = PG_INT64_MIN;
+	list->generation = 0;
+}
+
+/*
+ * The lists that outrank a list.
+ */
+static void
+set_allows(FraudList *list, List *allows)
+{
+	ListCell *lc;
+
+	list->nallows = 0;
+	if (list->allows != NULL)
+		pfree(list->allows);
+	list->allows = NULL;
+	if (allows == NIL)
+		return;
+	list->allows = MemoryContextAlloc(
+		TopMemoryContext, list_length(allows) * sizeof(FraudList *));
+	foreach (lc, allows)
+		list->allows[list->nallows++] = lfirst(lc);
 }
 
 /*
@@ -191,11 +228,13 @@ static void
 read_entries(FraudList *list)
 {
 	uint64		read_generation = generation;
-	Relation	rel = table_open(entries_relid, AccessShareLock);
+	Relation	rel;
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple	tuple;
 
+	entries_relid = fraud_relid("list_entries");
+	rel = table_open(entries_relid, AccessShareLock);
 	ScanKeyInit(&keys[0], ENTRY_LIST, BTEqualStrategyNumber, F_INT8EQ,
 				Int64GetDatum(list->id));
 	ScanKeyInit(&keys[1], ENTRY_CHANGE, BTGreaterStrategyNumber, F_INT8GT,
@@ -213,22 +252,25 @@ read_entries(FraudList *list)
 }
 
 /*
- * The list's id, and the lists that outrank it.  Returns false if there is
- * no such list.
+ * The list's own row, and the lists that outrank it.  What has been read of
+ * the list stays if it is still the same one, and none of it was deleted.
+ * Returns false if there is no such list.
  */
 static bool
 read_config(FraudList *list)
 {
 	uint64		read_generation = config_generation;
-	Relation	rel = table_open(config_relid, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
-	SysScanDesc scan =
-		systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
-	HeapTuple tuple;
-	bool	  isnull;
-	List	 *allows = NIL;
-	ListCell *lc;
+	Relation	rel;
+	TupleDesc	desc;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		isnull;
+	List	   *allows = NIL;
 
+	config_relid = fraud_relid("list_config");
+	rel = table_open(config_relid, AccessShareLock);
+	desc = RelationGetDescr(rel);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
 	list->exists = false;
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
@@ -238,23 +280,20 @@ read_config(FraudList *list)
 
 		if (!isnull &&
 			namestrcmp(DatumGetName(outranks), NameStr(list->name)) == 0)
-			allows = lappend(allows, pstrdup(NameStr(*name)));
-		if (namestrcmp(name, NameStr(list->name)) == 0)
-		{
-			list->exists = true;
-			list->id =
-				DatumGetInt64(heap_getattr(tuple, CONFIG_ID, desc, &isnull));
-		}
+			allows = lappend(allows, list_of_name(NameStr(*name)));
+		if (namestrcmp(name, NameStr(list->name)) != 0)
+			continue;
+		list->exists = true;
+		set_identity(
+			list, DatumGetInt64(heap_getattr(tuple, CONFIG_ID, desc, &isnull)),
+			DatumGetInt64(heap_getattr(tuple, CONFIG_ERA, desc, &isnull)));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 
-	list->nallows = 0;
-	reset_list(list);
-	list->allows = MemoryContextAlloc(list->context, (list_length(allows) + 1) *
-														 sizeof(FraudList *));
-	foreach (lc, allows)
-		list->allows[list->nallows++] = find_list(lfirst(lc));
+	if (!list->exists)
+		forget_entries(list);
+	set_allows(list, allows);
 	list->config_generation = read_generation;
 	return list->exists;
 }
@@ -262,21 +301,21 @@ read_config(FraudList *list)
 /*
  * The list of this name, known or not yet
  */
-static FraudList *
-find_list(const char *name)
+FraudList *
+list_of_name(const char *name)
 {
 	FraudList *list;
+	NameData   key;
+	int		   length = pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1);
 
+	/* as the type name shortens it */
+	memset(&key, 0, sizeof(key));
+	memcpy(NameStr(key), name, length);
 	for (list = lists; list != NULL; list = list->next)
-		if (namestrcmp(&list->name, name) == 0)
+		if (strcmp(NameStr(list->name), NameStr(key)) == 0)
 			return list;
-	if (!OidIsValid(entries_relid))
-	{
-		config_relid = fraud_relid("list_config");
-		entries_relid = fraud_relid("list_entries");
-	}
 	list = MemoryContextAllocZero(TopMemoryContext, sizeof(FraudList));
-	namestrcpy(&list->name, name);
+	list->name = key;
 	list->next = lists;
 	lists = list;
 	return list;
@@ -321,18 +360,16 @@ called_list(FunctionCallInfo fcinfo)
 		strlen(NameStr(call->list->name)) != VARSIZE_ANY_EXHDR(name) ||
 		memcmp(NameStr(call->list->name), VARDATA_ANY(name),
 			   VARSIZE_ANY_EXHDR(name)) != 0)
-		call->list = find_list(text_to_cstring(name));
+		call->list = list_of_name(text_to_cstring(name));
 	return call->list;
 }
 
 /*
  * Is the value in the list, and in none that outranks it?
  */
-static bool
-is_listed(FunctionCallInfo fcinfo, const ListKey *key)
+bool
+list_has(FraudList *list, const ListKey *key)
 {
-	FraudList *list = called_list(fcinfo);
-
 	if (!refresh_list(list) || !list_values_have(list->values, key))
 		return false;
 	for (int i = 0; i < list->nallows; i++)
@@ -340,6 +377,16 @@ is_listed(FunctionCallInfo fcinfo, const ListKey *key)
 			list_values_have(list->allows[i]->values, key))
 			return false;
 	return true;
+}
+
+/*
+ * It is about to be asked for this value.
+ */
+void
+list_expect(const FraudList *list, const ListKey *key)
+{
+	if (list->exists && list->config_generation == config_generation)
+		list_values_expect(list->values, key);
 }
 
 /*
@@ -352,7 +399,7 @@ fraud_helper_in_list(PG_FUNCTION_ARGS)
 	ListKey key;
 
 	list_key_of_text(&key, VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value));
-	PG_RETURN_BOOL(is_listed(fcinfo, &key));
+	PG_RETURN_BOOL(list_has(called_list(fcinfo), &key));
 }
 
 /*
@@ -365,7 +412,7 @@ fraud_helper_in_list_int8(PG_FUNCTION_ARGS)
 	ListKey key;
 
 	list_key_of_number(&key, PG_GETARG_INT64(1), digits);
-	PG_RETURN_BOOL(is_listed(fcinfo, &key));
+	PG_RETURN_BOOL(list_has(called_list(fcinfo), &key));
 }
 
 /*
@@ -374,8 +421,19 @@ fraud_helper_in_list_int8(PG_FUNCTION_ARGS)
 bool
 list_exists(const char *name)
 {
-	FraudList *list = find_list(name);
+	FraudList *list = list_of_name(name);
 
 	return list->config_generation == config_generation ? list->exists
 														: read_config(list);
+}
+
+/*
+ * Is the list so long that a look-up is worth waiting for?
+ */
+bool
+list_is_long(const char *name)
+{
+	FraudList *list = list_of_name(name);
+
+	return refresh_list(list) && list_values_are_many(list->values);
 }

@@ -12,6 +12,7 @@
 #include "pg_fraud.h"
 
 typedef struct ListValues ListValues;
+typedef struct FraudList FraudList;
 
 /* How a value is written, from which it can be told again */
 typedef enum ListCode
@@ -34,9 +35,13 @@ typedef struct ListKey
 	uint64		words[4];		/* otherwise: its code */
 } ListKey;
 
+/* ---- list_values.c: values ---- */
+
 extern void list_key_of_text(ListKey *key, const char *data, int length);
 extern void list_key_of_number(ListKey *key, int64 number,
 							   char digits[MAXINT8LEN + 1]);
+
+/* ---- list_values.c: what is in a list ---- */
 
 extern ListValues *list_values_create(MemoryContext context);
 /* Put in a value, or change when it expires; DT_NOBEGIN takes it out */
@@ -44,5 +49,17 @@ extern void list_values_put(ListValues *values, const ListKey *key,
 							TimestampTz expires);
 /* Is the value in it now? */
 extern bool list_values_have(ListValues *values, const ListKey *key);
+/* Have the memory come that answers this */
+extern void list_values_expect(const ListValues *values, const ListKey *key);
+/* Does it take more memory than the processor's caches hold? */
+extern bool list_values_are_many(const ListValues *values);
+
+/* ---- list.c ---- */
+
+extern FraudList *list_of_name(const char *name);
+/* Is the value in the list, and in none that outranks it? */
+extern bool list_has(FraudList *list, const ListKey *key);
+/* It is about to be asked for this value */
+extern void list_expect(const FraudList *list, const ListKey *key);
 
 #endif							/* PG_FRAUD_LIST_H */

@@ -91,6 +91,9 @@ static const int most_full[LIST_CODES] = {80, 75, 65, 75};
 #define HEAT_SHIFT 5
 #define HEAT_MANY (HEAT_MAX / 5)
 
+/* More than this is many */
+#define MANY_BYTES (1024 * 1024)
+
 /* The size of large pages on most systems */
 #define LARGE_PAGE (2 * 1024 * 1024)
 
@@ -640,4 +643,31 @@ list_values_have(ListValues *values, const ListKey *key)
 			break;
 	}
 	return have_apart(values, key);
+}
+
+/*
+ * Have the memory come that answers whether the value is in it.
+ */
+void
+list_values_expect(const ListValues *values, const ListKey *key)
+{
+	const Shelf *shelf = &values->shelves[key->code];
+
+	__builtin_prefetch(filter_word(shelf, key->hash));
+	if (shelf->heat > HEAT_MANY)
+		__builtin_prefetch(
+			&shelf->slots[(Size) bucket_of(shelf, key->hash) * BUCKET_WORDS]);
+}
+
+/*
+ * Does it take more memory than the processor's caches hold?
+ */
+bool
+list_values_are_many(const ListValues *values)
+{
+	uint64 buckets = 0;
+
+	for (int code = 0; code < LIST_CODES; code++)
+		buckets += values->shelves[code].nbuckets;
+	return buckets * BUCKET_WORDS * sizeof(uint64) > MANY_BYTES;
 }

@@ -35,6 +35,7 @@
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
  *	tally.c		what it counts
+ *	tally_list.c	the same of rows that ask a long list
  *	compare.c	a rule and its challenger over stored rows
  *	table.c		the extension's own tables
  */
@@ -355,6 +356,7 @@ extern ErrorData *guard_run_own(void (*run) (void *arg), void *arg);
 
 extern void list_init(void);
 extern bool list_exists(const char *name);
+extern bool list_is_long(const char *name);
 
 /* ---- observe.c: a row's values for people ---- */
 

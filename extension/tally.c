@@ -91,6 +91,27 @@ tally_review(Tally *tally, bool hit, bool confirmed)
 }
 
 /*
+ * Count a row; see tally.h.
+ */
+void
+tally_row_seen(Tally *tally, bool hit, Datum amount, TallyBool marked,
+			   TallyBool confirmed, MemoryContext context)
+{
+	tally->rows++;
+	if (confirmed != TALLY_NULL)
+		tally_review(tally, hit, confirmed == TALLY_TRUE);
+	if (hit)
+	{
+		tally->hits++;
+		if (DatumGetPointer(amount) != NULL)
+			tally_amount(tally, DatumGetNumeric(amount), context);
+		if (marked == TALLY_TRUE)
+			tally->marked++;
+	}
+	tally_progress(tally);
+}
+
+/*
  * The aggregate's state, made if there is none yet
  */
 static Tally *
@@ -111,19 +132,9 @@ fraud_tally_add(PG_FUNCTION_ARGS)
 	MemoryContext context;
 	Tally		 *tally = tally_state(fcinfo, &context);
 
-	tally->rows++;
-	if (!PG_ARGISNULL(4))
-		tally_review(tally, !PG_ARGISNULL(1) && PG_GETARG_BOOL(1),
-					 PG_GETARG_BOOL(4));
-	if (!PG_ARGISNULL(1) && PG_GETARG_BOOL(1))
-	{
-		tally->hits++;
-		if (!PG_ARGISNULL(2))
-			tally_amount(tally, PG_GETARG_NUMERIC(2), context);
-		if (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3))
-			tally->marked++;
-	}
-	tally_progress(tally);
+	tally_row_seen(tally, tally_bool(fcinfo, 1) == TALLY_TRUE,
+				   PG_ARGISNULL(2) ? 0 : PG_GETARG_DATUM(2),
+				   tally_bool(fcinfo, 3), tally_bool(fcinfo, 4), context);
 	PG_RETURN_POINTER(tally);
 }
 
@@ -193,18 +204,19 @@ fraud_tally_deserialize(PG_FUNCTION_ARGS)
 }
 
 /*
- * tally_result(state): all counts and the amount as numeric[]
+ * All counts and the amount as numeric[]; none of nothing
  */
 Datum
-fraud_tally_result(PG_FUNCTION_ARGS)
+tally_values(const Tally *tally)
 {
-	Tally  none = {0};
-	Tally *tally = PG_ARGISNULL(0) ? &none : (Tally *) PG_GETARG_POINTER(0);
-	Datum  values[TALLY_VALUES];
-	bool   nulls[TALLY_VALUES] = {false};
-	int	   dims[1] = {TALLY_VALUES};
-	int	   bounds[1] = {1};
+	Tally none = {0};
+	Datum values[TALLY_VALUES];
+	bool  nulls[TALLY_VALUES] = {false};
+	int	  dims[1] = {TALLY_VALUES};
+	int	  bounds[1] = {1};
 
+	if (tally == NULL)
+		tally = &none;
 	values[0] = NumericGetDatum(int64_to_numeric(tally->rows));
 	values[1] = NumericGetDatum(int64_to_numeric(tally->hits));
 	values[2] = NumericGetDatum(int64_to_numeric(tally->marked));
@@ -213,8 +225,18 @@ fraud_tally_result(PG_FUNCTION_ARGS)
 	values[5] = NumericGetDatum(int64_to_numeric(tally->confirmed_all));
 	values[6] = NumericGetDatum(tally->amount);
 	nulls[6] = tally->amount == NULL;
-	PG_RETURN_ARRAYTYPE_P(construct_md_array(
+	return PointerGetDatum(construct_md_array(
 		values, nulls, 1, dims, bounds, NUMERICOID, -1, false, TYPALIGN_INT));
+}
+
+/*
+ * tally_result(state)
+ */
+Datum
+fraud_tally_result(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_DATUM(
+		tally_values(PG_ARGISNULL(0) ? NULL : (Tally *) PG_GETARG_POINTER(0)));
 }
 
 /*

@@ -123,6 +123,42 @@ RESET ROLE;
 SET ROLE fraud_reader;
 SELECT fraud.backtest('backtesting.payments', 'true');
 RESET ROLE;
+-- a condition that asks a long list: the same as one that is judged row by row
+CREATE TABLE asking (id int, merchant text, account bigint, amount numeric, happened timestamptz);
+SELECT fraud.create_list('backtest_long');
+SELECT fraud.create_list('backtest_except', outranks => 'backtest_long');
+SELECT fraud.add_to_list('backtest_long', array_agg('merchant ' || g)) FROM generate_series(1, 60000) g;
+SELECT fraud.add_to_list('backtest_long', array_agg(g::text)) FROM generate_series(1, 300) g;
+SELECT fraud.add_to_list('backtest_long', ARRAY['over', repeat('x', 50)], expires_at => now() - interval '1 s');
+SELECT fraud.add_to_list('backtest_long', ARRAY['not over', repeat('y', 50)], expires_at => now() + interval '1 day');
+SELECT fraud.add_to_list('backtest_except', ARRAY['merchant 7', 'merchant 8', '9']);
+INSERT INTO asking SELECT g, 'merchant ' || g * 71, g, CASE WHEN g % 5 > 0 THEN g END, '2026-01-01Z'::timestamptz + g * interval '1 h' FROM generate_series(1, 1203) g;
+INSERT INTO asking VALUES (7, 'merchant 7', -1, 1), (NULL, 'merchant 1', NULL, 1e300), (1, NULL, 12, 'NaN'), (2, 'over', 9, 2), (3, 'not over', 9, 3),
+  (4, repeat('x', 50), 9, 4), (5, repeat('y', 50), 9223372036854775807, ('1' || repeat('2', 200))::numeric), (6, 'merchant 2', 0, 0.01);
+SELECT fraud.watch('asking', event_time => 'happened');
+SELECT fraud.add_rule('asking', 'listed', 'in_list(''backtest_long'', merchant) AND id < 100');
+INSERT INTO asking SELECT 3000 + g, 'merchant ' || g, g, g FROM generate_series(1, 40) g;
+INSERT INTO asking SELECT g, 'merchant ' || g, g, g FROM generate_series(1, 40) g;
+SELECT count(fraud_api.review_alert(fraud_alert_id, CASE id % 3 WHEN 0 THEN 'confirmed' ELSE 'dismissed' END)) FROM asking WHERE id < 30 AND is_fraud;
+SELECT rows_seen, hits, length(amount_at_stake::text), already_marked, newly_marked, "precision", recall FROM fraud.backtest('asking', 'in_list(''backtest_long'', merchant)');
+SELECT count(*) FILTER (WHERE a = b) AS same, count(*) AS tried FROM unnest(ARRAY['%s', '%s AND id > 20', 'happened < now() + ''1 s'' AND %s', '%s AND id IS NULL',
+    '%s AND false', '%s AND %s', '%s OR id = 1', '%s AND NULL', '%s AND length(merchant) > 4']) c,
+  unnest(ARRAY['in_list(''backtest_long'', merchant)', 'in_list(''backtest_long'', account)', 'in_list(''backtest_except'', account)', 'in_list(''backtest_long'', lower(merchant))',
+    'in_list(''backtest_long'', id)', 'in_list(''backtest_long'', substr(merchant, 1, 12))']) l,
+  fraud.backtest('asking', replace(c, '%s', l)) a, fraud.backtest('asking', replace(c, '%s', '(' || l || ' IS TRUE)')) b;
+SELECT rows_seen, hits, amount_at_stake FROM fraud.backtest('asking', 'in_list(''backtest_long'', merchant)', '2026-01-02Z', '2026-01-04Z');
+SELECT hits, no_longer_marked FROM fraud.backtest('asking', 'in_list(''backtest_long'', merchant) AND id < 10', rule => 'listed');
+SELECT hits, failed FROM fraud.backtest('asking', 'in_list(''backtest_long'', merchant) AND 1 / (id - 20) > 0');
+-- values that are made, and too long to wait
+SELECT fraud.add_to_list('backtest_long', array_agg(repeat('z', 40) || g)) FROM generate_series(1, 100, 2) g;
+INSERT INTO asking SELECT 5000 + g, repeat('Z', 40) || g, g, g FROM generate_series(1, 100) g;
+SELECT hits FROM fraud.backtest('asking', 'in_list(''backtest_long'', lower(merchant)) AND id > 5000');
+SELECT fraud.tally_listed(NULL, 'x'::text, true, 1, false, false);
+SELECT fraud.tally_listed('backtest_long', 5, true, 1, false, false);
+SELECT fraud.tally_listed('backtest_none', 'x'::text, true, 1, false, false);
+TRUNCATE asking;
+SELECT * FROM fraud.backtest('asking', 'in_list(''backtest_long'', merchant)');
+SELECT fraud.drop_list('backtest_long'), fraud.drop_list('backtest_except');
 -- errors
 SELECT fraud.backtest('payments', 'amont > 900');
 SELECT fraud.backtest('payments', 'amount > (SELECT 1)');

@@ -104,6 +104,39 @@ SELECT fraud.add_to_list('listing_exact', array_agg(v), expires_at => now() - in
 SELECT count(*) FROM exact WHERE fraud.in_list('listing_exact', v);
 SELECT fraud.add_to_list('listing_exact', array_agg(v)) = count(DISTINCT v) AS added FROM exact;
 SELECT count(*) FROM exact WHERE NOT fraud.in_list('listing_exact', v);
+-- what another list goes through has nobody read this one again; what is deleted from it has
+CREATE FUNCTION reads() RETURNS bigint LANGUAGE sql VOLATILE AS $$ SELECT pg_stat_get_xact_tuples_returned('fraud.list_entries_change_idx'::regclass) $$;
+BEGIN;
+SELECT fraud.in_list('listing_exact', '10');
+SELECT set_config('listing.reads', reads()::text, true) IS NULL AS f;
+SELECT fraud.create_list('listing_more', outranks => 'listing_exact');
+SELECT fraud.in_list('listing_exact', '10');
+SELECT reads() - current_setting('listing.reads')::int AS reads;
+SELECT fraud.add_to_list('listing_more', ARRAY['10', '100']);
+SELECT fraud.in_list('listing_exact', '10'), fraud.in_list('listing_exact', '1000'), fraud.in_list('listing_more', '10');
+SELECT reads() - current_setting('listing.reads')::int AS reads;
+SELECT fraud.drop_list('listing_more');
+SELECT fraud.in_list('listing_exact', '10'), fraud.in_list('listing_more', '10');
+SAVEPOINT s;
+DELETE FROM fraud.list_entries WHERE value = '10';
+SELECT fraud.in_list('listing_exact', '10'), fraud.in_list('listing_exact', '100');
+ROLLBACK TO s;
+SELECT fraud.in_list('listing_exact', '10'), fraud.in_list('listing_exact', '100');
+SAVEPOINT s;
+TRUNCATE fraud.list_entries;
+SELECT fraud.in_list('listing_exact', '10');
+ROLLBACK TO s;
+SELECT fraud.in_list('listing_exact', '10');
+SELECT fraud.drop_list('listing_exact');
+SELECT fraud.create_list('listing_exact');
+SELECT fraud.in_list('listing_exact', '10');
+ROLLBACK;
+SELECT fraud.in_list('listing_exact', '10');
+-- names are as long as names are
+SELECT fraud.create_list(repeat('n', 70)::name);
+SELECT fraud.add_to_list(repeat('n', 70)::name, 'x');
+SELECT fraud.in_list(repeat('n', 70), 'x'), fraud.in_list(repeat('n', 63), 'x'), fraud.in_list(repeat('n', 62), 'x'), fraud.in_list('', 'x');
+SELECT fraud.drop_list(repeat('n', 70)::name);
 SELECT fraud.drop_list('listing_exact');
 -- ends that come and go
 SELECT fraud.add_to_list('listing_bad', repeat('x', g), expires_at => now() - interval '1 day') FROM generate_series(20, 29) g \g (format=unaligned tuples_only=on) /dev/null

@@ -26,6 +26,20 @@ CREATE AGGREGATE fraud.tally(hit boolean, amount numeric, marked boolean, confir
 COMMENT ON AGGREGATE fraud.tally(boolean, numeric, boolean, boolean) IS
 'Internal: for fraud.backtest; rows, hits, hits that are marked, confirmed, dismissed, all confirmed, and the amount of the hits';
 
+-- The same of rows that ask a long list, which wait for the answer together.
+CREATE FUNCTION fraud.tally_listed_add(internal, text, "any", boolean, numeric, boolean, boolean) RETURNS internal
+LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fraud_tally_listed_add';
+COMMENT ON FUNCTION fraud.tally_listed_add(internal, text, "any", boolean, numeric, boolean, boolean) IS 'Internal: of the aggregate fraud.tally_listed';
+CREATE FUNCTION fraud.tally_listed_result(internal) RETURNS numeric[]
+LANGUAGE C STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'fraud_tally_listed_result';
+COMMENT ON FUNCTION fraud.tally_listed_result(internal) IS 'Internal: of the aggregate fraud.tally_listed';
+
+CREATE AGGREGATE fraud.tally_listed(list text, value "any", others boolean, amount numeric, marked boolean, confirmed boolean) (
+    SFUNC = fraud.tally_listed_add, STYPE = internal, SSPACE = 4096,
+    FINALFUNC = fraud.tally_listed_result, PARALLEL = RESTRICTED);
+COMMENT ON AGGREGATE fraud.tally_listed(text, "any", boolean, numeric, boolean, boolean) IS
+'Internal: for fraud.backtest; as fraud.tally, where a hit is a row whose value (text or bigint) is in the list and for which the others hold';
+
 -- What is tried of a rule: a version, or the one in force.
 CREATE FUNCTION fraud.rule_to_try(target regclass, rule text, version int, OUT condition text, OUT score numeric)
     LANGUAGE plpgsql STABLE SECURITY DEFINER

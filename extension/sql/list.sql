@@ -8,7 +8,8 @@ CREATE TABLE fraud.list_config (
     outranks    name,
     description text,
     created_by  text NOT NULL,
-    created_at  timestamptz NOT NULL
+    created_at  timestamptz NOT NULL,
+    era         bigint NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE fraud.list_config IS 'Lists of values that rules ask by fraud.in_list';
 COMMENT ON COLUMN fraud.list_config.id IS 'Number of the list';
@@ -17,6 +18,7 @@ COMMENT ON COLUMN fraud.list_config.outranks IS 'List that has no say about the 
 COMMENT ON COLUMN fraud.list_config.description IS 'What it is for';
 COMMENT ON COLUMN fraud.list_config.created_by IS 'Who created it';
 COMMENT ON COLUMN fraud.list_config.created_at IS 'When that was';
+COMMENT ON COLUMN fraud.list_config.era IS 'Another one when entries have been deleted: sessions read the list anew';
 SELECT pg_catalog.pg_extension_config_dump('fraud.list_config', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.list_config_id_seq', '');
 
@@ -52,16 +54,23 @@ CREATE TRIGGER config_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON fr
 CREATE TRIGGER config_changed AFTER INSERT OR UPDATE ON fraud.list_entries
     FOR EACH STATEMENT EXECUTE FUNCTION fraud.config_changed();
 
--- Rows that are gone cannot be found by their change: read the lists anew.
+-- Rows that are gone cannot be found by their change: read their lists anew.
 CREATE FUNCTION fraud.list_entries_gone() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    UPDATE fraud.list_config SET name = name WHERE false;
+    IF TG_OP = 'TRUNCATE' THEN
+        UPDATE fraud.list_config SET era = nextval('fraud.list_change_seq');
+    ELSE
+        UPDATE fraud.list_config c SET era = nextval('fraud.list_change_seq')
+        WHERE c.id OPERATOR(pg_catalog.=) ANY (SELECT g.list FROM gone g);
+    END IF;
     RETURN NULL;
 END $$;
-COMMENT ON FUNCTION fraud.list_entries_gone() IS 'Internal: trigger: has the sessions read their lists anew';
-CREATE TRIGGER entries_gone AFTER DELETE OR TRUNCATE ON fraud.list_entries
+COMMENT ON FUNCTION fraud.list_entries_gone() IS 'Internal: trigger: has the sessions read these lists anew';
+CREATE TRIGGER entries_gone AFTER DELETE ON fraud.list_entries REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION fraud.list_entries_gone();
+CREATE TRIGGER entries_truncated AFTER TRUNCATE ON fraud.list_entries
     FOR EACH STATEMENT EXECUTE FUNCTION fraud.list_entries_gone();
 
 CREATE FUNCTION fraud.in_list(list text, value text) RETURNS boolean

@@ -154,7 +154,8 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
     fraud.backtest(regclass, text, timestamptz, timestamptz, text, int),
     fraud.rule_to_try(regclass, text, int),
-    fraud.tally(boolean, numeric, boolean, boolean)
+    fraud.tally(boolean, numeric, boolean, boolean),
+    fraud.tally_listed(text, "any", boolean, numeric, boolean, boolean)
     TO fraud_analyst;
 
 -- helper.sql
