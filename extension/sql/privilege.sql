@@ -12,7 +12,7 @@ GRANT USAGE ON SCHEMA fraud TO fraud_reader, fraud_bridge;
 GRANT USAGE ON SCHEMA fraud_api TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.outer_role(), fraud.actor() TO fraud_reader, fraud_bridge;
 
--- watch.sql, rule.sql, ledger.sql
+-- watch.sql, rule.sql, proposal.sql, brake.sql, counter.sql, ledger.sql
 GRANT EXECUTE ON FUNCTION
     fraud.watch(regclass, numeric, name, name, name, boolean, boolean, boolean),
     fraud.unwatch(regclass),
@@ -41,7 +41,7 @@ GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text), fraud.batch_
     fraud.load_obstacle(regclass)
     TO fraud_bridge;
 
--- source.sql
+-- source.sql, position.sql, dead_letter.sql
 GRANT EXECUTE ON FUNCTION
     fraud.add_source(text, text, regclass, jsonb, text, text, text, text, text, boolean),
     fraud.alter_source(text, text, regclass, jsonb, text, text, text, text, text),
