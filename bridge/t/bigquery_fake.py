@@ -7,7 +7,7 @@ are not to blame come back as "stopped", sizes and counts are limited, values
 are checked against the column's type, schemas only grow, tokens are checked
 down to the RS256 signature.  And it fails as it is told to.
 
-	bigquery_fake.py PORT [--grpc PORT] [--auth KEY.pem EMAIL]
+	bigquery_fake.py PORT [--grpc PORT [--tls CERT.pem KEY.pem]] [--auth KEY.pem EMAIL]
 
 What the test asks of it lies under /_fake:
 	POST /_fake/dataset {"id": "project.dataset"}
@@ -562,7 +562,9 @@ def main():
         auth = (int(text.strip().split("=")[1], 16), 65537, sys.argv[i + 2])
     if "--grpc" in sys.argv:
         import bigquery_fake_storage as storage
-        storage.start(sys.modules[__name__], int(sys.argv[sys.argv.index("--grpc") + 1]))
+        tls = sys.argv.index("--tls") if "--tls" in sys.argv else None
+        storage.start(sys.modules[__name__], int(sys.argv[sys.argv.index("--grpc") + 1]),
+                      sys.argv[tls + 1:tls + 3] if tls else None)
     Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 

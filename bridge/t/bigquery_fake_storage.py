@@ -528,8 +528,9 @@ def control(what, body):
     return {}
 
 
-def start(main, port):
-    """Serve on a port, with what the other part of the double keeps."""
+def start(main, port, tls=None):
+    """Serve on a port, with what the other part of the double keeps; tls is
+    the files of a certificate and its key."""
     global the, gate, server
     the = main
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[
@@ -542,7 +543,11 @@ def start(main, port):
                                               batch_commit),
         "AppendRows": grpc.stream_stream_rpc_method_handler(append_rows),
     }),))
-    inner = server.add_insecure_port("127.0.0.1:0")
+    if tls:
+        cert, key = (open(name, "rb").read() for name in tls)
+        inner = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)]))
+    else:
+        inner = server.add_insecure_port("127.0.0.1:0")
     server.start()
     gate = Gate(port, inner)
 

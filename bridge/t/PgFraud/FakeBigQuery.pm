@@ -13,8 +13,9 @@ use PgFraud::Process;
 
 my $script = abs_path(dirname(__FILE__) . '/../bigquery_fake.py');
 
-# PgFraud::FakeBigQuery->start(auth => [ key file, email ], grpc => 1); with
-# grpc the test needs the part "google"
+# PgFraud::FakeBigQuery->start(auth => [ key file, email ], grpc => 1,
+#	tls => [ certificate file, key file ]); with grpc, which tls is for, the
+# test needs the part "google"
 sub start
 {
 	my ($class, %args) = @_;
@@ -28,6 +29,7 @@ sub start
 		command => [ $args{grpc} ? part_script('google') : 'python3', $script,
 			$self->{port},
 			$args{grpc} ? ('--grpc', $self->{grpc_port}) : (),
+			$args{tls} ? ('--tls', @{ $args{tls} }) : (),
 			$args{auth} ? ('--auth', @{ $args{auth} }) : () ]);
 	wait_for {
 		die $self->{process}->log_text unless $self->{process}->alive;
