@@ -50,10 +50,14 @@ my $start = sub {
 	return PgFraud::Bridge->start($server, $kafka,
 		options => [ '--only=ingest,branch', '--workers=1' ], env => $_[0]);
 };
+my $done = sub {
+	return $server->sql('SELECT sum(next_offset) FROM fraud.branch_positions') eq $next;
+};
 PgFraud::Fault::kill_at(
 	kills => $kills,
 	work => $work,
 	start => $start,
+	idle => $done,
 	random => 0.8,
 	steps => [
 		[ 'position moved', 'UPDATE fraud.offsets SET next_offset', 1, 2 ],

@@ -28,13 +28,14 @@ my $start = sub {
 	return PgFraud::Bridge->start($server, $kafka,
 		options => ['--only=forward'], env => $_[0]);
 };
-PgFraud::Fault::kill_at(
+my $made = 20 * PgFraud::Fault::kill_at(
 	kills => $kills,
 	work => sub {
 		$server->sql('INSERT INTO payments SELECT g, 1000 '
 			  . 'FROM generate_series(1, 20) AS g');
 	},
 	start => $start,
+	idle => sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' },
 	steps => [
 		[ 'transactional id taken over', 'kafka:22' ],
 		[ 'bookmark read', 'kafka:9' ],
@@ -53,6 +54,6 @@ PgFraud::Fault::each_once(
 	[ split /\n/, $server->sql('SELECT event_id FROM fraud.alerts') ],
 	[ map { $_->{headers} =~ /fraud-event-id=([0-9a-f-]{36})/ }
 		$kafka->consume($topic) ], "Kafka after $kills kills");
-is($server->sql('SELECT count(*) FROM fraud.alerts'), 20 * $kills,
+is($server->sql('SELECT count(*) FROM fraud.alerts'), $made,
 	'as many as were made');
 done_testing();

@@ -30,14 +30,16 @@ my $start = sub {
 };
 # The first one makes the stream; it is killed each time that it does.  The
 # table's name has a byte with its length before it, which is "1".
-PgFraud::Fault::kill_at(
+my $idle = sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' };
+my $made = PgFraud::Fault::kill_at(
 	kills => 3,
-	timeout => 20,
+	idle => $idle,
 	work => sub { $server->sql('INSERT INTO payments VALUES (0, 1000)') },
 	start => $start,
 	steps => [ [ 'stream made', 'h2:1projects/my-project/datasets/fraud/tables/storage' ] ]);
-PgFraud::Fault::kill_at(
+$made += 20 * PgFraud::Fault::kill_at(
 	kills => $kills - 3,
+	idle => $idle,
 	work => sub {
 		$server->sql('INSERT INTO payments SELECT g, 1000 '
 			  . 'FROM generate_series(1, 20) AS g');
@@ -55,7 +57,7 @@ ok($server->wait_sql('SELECT lag_rows = 0 FROM fraud.sinks', 't'),
 	'everything is sent') or diag($bridge->log_text);
 is($bridge->stop, 0, 'the bridge stops');
 my @want = split /\n/, $server->sql('SELECT event_id FROM fraud.alerts');
-is(scalar @want, 3 + 20 * ($kills - 3), 'as many as were made');
+is(scalar @want, $made, 'as many as were made');
 PgFraud::Fault::each_once(\@want,
 	[ $bigquery->values('storage', 'event_id') ],
 	"storage_write after $kills kills");

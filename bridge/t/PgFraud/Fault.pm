@@ -11,7 +11,7 @@ use POSIX qw(WNOHANG);
 use Test::More;
 use Time::HiRes qw(sleep time);
 use PgFraud::Bridge;
-use PgFraud::Part qw(run_dir);
+use PgFraud::Part qw(patience run_dir);
 
 my $library = abs_path(dirname(__FILE__) . '/..') . '/fault.so';
 
@@ -29,17 +29,25 @@ sub env
 # How many kills a test makes: KILLS, or what is said here
 sub count { return $ENV{KILLS} || $_[0]; }
 
-# Waits for the end; the seconds it took, or undef when it still runs
+# Waits for the end: true when it has come.  Gives up after some seconds, or
+# when there has been nothing left to do for a while.
 sub _ended
 {
-	my ($bridge, $timeout) = @_;
+	my ($bridge, $timeout, $idle) = @_;
 	my $begin = time();
+	my ($look, $idling) = ($begin + 1, 0);
 	while ($bridge->alive)
 	{
-		return undef if time() - $begin > $timeout;
+		return 0 if time() - $begin > $timeout;
+		if ($idle && time() > $look)
+		{
+			return 0 if $idling && $idle->();
+			$idling = $idle->();
+			$look = time() + 1;
+		}
 		sleep(0.002);
 	}
-	return time() - $begin;
+	return 1;
 }
 
 # Kills:
@@ -47,13 +55,15 @@ sub _ended
 #	steps => [ [ name, text to match, which requests (1) ], ... ],
 #	work => sub that makes something to send (called before each start),
 #	start => sub that is given an environment and starts the bridge
+#	idle => sub that is true when all there is to send is sent
 # Each step is met before it, when its request is sent, and when the answer
-# has come, in turn; each tenth kill comes at random.  A test: each of them
-# was met.
+# has come, in turn; each tenth kill comes at random.  What was not met is
+# tried again, some times more.  A test: each of them was met.  Returns how
+# often there was work.
 sub kill_at
 {
 	my (%args) = @_;
-	my (%met, @points);
+	my (%met, @points, @missed);
 	foreach my $step (@{ $args{steps} })
 	{
 		my ($name, $text, @numbers) = @$step;
@@ -63,39 +73,45 @@ sub kill_at
 				$_, "$_ $number $text" ] } qw(before sent answered);
 		}
 	}
-	my ($begin, $point, $missed) = (time(), 0, 0);
-	for my $n (1 .. $args{kills})
-	{
-		my ($name, $moment, $fault) = ('at random', '');
-		($name, $moment, $fault) = @{ $points[ $point++ % @points ] }
-		  if $n % 10;
-		$args{work}->($n);
+	my ($begin, $kills, $tried) = (time(), 0, 0);
+	my $kill = sub {
+		my ($name, $moment, $fault) = @_ ? @{ $_[0] } : ('at random', '');
+		$args{work}->(++$kills);
 		my $bridge = $args{start}->($fault ? env($fault) : {});
-		my $ended = _ended($bridge,
-			$fault ? $args{timeout} // 5 : 0.1 + rand($args{random} // 0.4));
+		my $ended = $fault ? _ended($bridge, patience(), $args{idle})
+		  : _ended($bridge, 0.1 + rand($args{random} // 0.4));
 		if ($ended && $bridge->exit_code != 137)
 		{
 			BAIL_OUT("the bridge ended by itself: " . $bridge->log_text);
 		}
 		if (!$ended && $fault)
 		{
-			$missed++;
-			diag("not met: $name, $moment");
+			push @missed, "$name $moment";
 			$name = 'at random';
 		}
 		$met{$name}{$moment}++;
 		$bridge->kill9;
+	};
+	foreach my $n (1 .. $args{kills})
+	{
+		$kill->($n % 10 ? $points[ $tried++ % @points ] : ());
 	}
-	note sprintf('%d kills in %.1f s', $args{kills}, time() - $begin);
+	my @wanted = $tried < @points ? @points[ 0 .. $tried - 1 ] : @points;
+	my $unmet = sub { return grep { !$met{ $_->[0] }{ $_->[1] } } @wanted };
+	foreach (1 .. 8)
+	{
+		$kill->($_) foreach $unmet->();
+	}
+	note sprintf('%d kills in %.1f s', $kills, time() - $begin);
 	foreach my $name (sort keys %met)
 	{
 		note "$name: " . join(', ', map { "$met{$name}{$_} $_" }
 			  sort keys %{ $met{$name} });
 	}
-	my $last = $point < @points ? $point - 1 : $#points;
-	is(join(', ', map { "$_->[0] $_->[1]" }
-		grep { !$met{ $_->[0] }{ $_->[1] } } @points[ 0 .. $last ]), '',
-		"$args{kills} kills, each step met" . ($missed ? ", $missed late" : ""));
+	note 'not met at some time: ' . join(', ', @missed) if @missed;
+	is(join(', ', map { "$_->[0] $_->[1]" } $unmet->()), '',
+		"$args{kills} kills, each step met");
+	return $kills;
 }
 
 # A test by ids: what was wanted has come, each once
