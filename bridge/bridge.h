@@ -129,9 +129,10 @@ typedef struct Options
 	char	**allow_hosts;
 	int		  nallow_hosts;
 	size_t	  max_message_bytes;
-	int		  lease;		/* seconds */
-	int		  workers;		/* lanes per source */
-	size_t	  pack_from;	/* bytes of a batch that fraud.load_packed() takes */
+	int		  lease;	 /* seconds */
+	int		  workers;	 /* lanes per source */
+	size_t	  whole_to;	 /* bytes of a batch that is not one request */
+	size_t	  pack_from; /* bytes of a batch that fraud.load_packed() takes */
 	int		  metrics_port; /* 0: none */
 	char	 *metrics_host;
 	LogLevel  log_level;

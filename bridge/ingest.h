@@ -148,6 +148,19 @@ typedef struct DeadItem
 	Fault  fault;
 } DeadItem;
 
+/* A partition's position, on its way from where we know it to be */
+typedef struct Move
+{
+	int32_t		  partition;
+	int64_t		  from;
+	int64_t		  to;
+	int64_t		  end; /* of the log, -1: not known */
+	bool		  has_last;
+	int64_t		  last_offset; /* of the last record */
+	int64_t		  last_timestamp;
+	unsigned char last_hash[RECORD_HASH_SIZE];
+} Move;
+
 /* What a batch came to */
 typedef struct Tally
 {
@@ -180,9 +193,10 @@ typedef struct Writer
 	bool	 loadable;	   /* fraud.load_packed() takes the table */
 	bool	 loading;	   /* a chunk is on its way to it */
 	bool	 load_prepared;
+	bool	 prepared;	   /* the statements of pipeline.c */
 	Buffer	 load_columns; /* its arguments, "" = not made yet */
 	Buffer	 load_kinds;
-	bool	 has_headers;  /* the mapping asks for headers */
+	bool	 has_headers; /* the mapping asks for headers */
 	PgError	 error;
 	int32_t	 fenced_partition;
 	Tally	 tally;
@@ -227,11 +241,18 @@ extern bool		   writer_make_stage(Writer *writer);
 extern RowResult   writer_make_row(Writer *writer, const Record *record,
 								   Fault *fault);
 extern bool		   writer_record_fits(const Record *record, Fault *fault);
+extern bool writer_expected(Writer *writer, const PGresult *res, char expect);
 
 /* ---- load.c: by fraud.load_packed() instead of COPY ---- */
-extern bool load_worthwhile(const Writer *writer, const Items *items);
+extern bool		   load_worthwhile(const Writer *writer, const Items *items);
 extern WriteResult load_stream(Writer *writer, const Items *items);
 extern WriteResult load_wait(Writer *writer);
+extern bool		   load_pack(Writer *writer, const Items *items);
+
+/* ---- pipeline.c: a small batch in one request ---- */
+extern WriteResult pipeline_write(Writer *writer, const char *topic,
+								  const char *cluster_id, const Move *moves,
+								  int nmoves);
 
 /* ---- careful.c: the same, finding the records that cannot be stored ---- */
 extern void		   writer_fault(const Writer *writer, Fault *fault);
@@ -298,7 +319,7 @@ extern rd_kafka_t *consumer_create(const char *group, int lanes,
 								   size_t errlen);
 extern void consumer_budget(int lanes, size_t *batch_bytes, size_t *batch_rows);
 extern void consumer_limits(int lanes, size_t *queue_bytes, size_t *queue_rows);
-extern void consumer_wake(rd_kafka_t *kafka,
+extern void consumer_wake(rd_kafka_t					  *kafka,
 						  rd_kafka_topic_partition_list_t *list);
 extern char *group_name(const char *source);
 

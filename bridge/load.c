@@ -109,31 +109,64 @@ load_dead(Writer *writer, const Items *items)
 	return result == WRITE_OK ? writer_dead(writer, items) : result;
 }
 
-/* One record: to its row, to the dead letters, or (a tombstone) nowhere */
-static WriteResult
-load_record(Writer *writer, const Items *items, size_t index)
+/* Pack a record's row; nothing comes of a tombstone */
+static RowResult
+pack_record(Writer *writer, const Items *items, size_t index, Fault *fault)
 {
 	Record record;
-	Fault  fault;
 
 	items->at(items->arg, index, writer->has_headers, &record);
 	writer->tally.bytes += (int64_t) (record.key_len + record.value_len);
 	if (record.value == NULL)
 	{
 		writer->tally.tombstones++;
-		return WRITE_OK;
+		return ROW_OK;
 	}
-	if (writer_record_fits(&record, &fault) &&
-		mapping_pack(writer->mapping, &record, &writer->rows, &fault) == ROW_OK)
-	{
-		writer->tally.rows++;
+	if (!writer_record_fits(&record, fault) ||
+		mapping_pack(writer->mapping, &record, &writer->rows, fault) != ROW_OK)
+		return ROW_DEAD;
+	writer->tally.rows++;
+	return ROW_OK;
+}
+
+/* One record: to its row, to the dead letters, or (a tombstone) nowhere */
+static WriteResult
+load_record(Writer *writer, const Items *items, size_t index)
+{
+	Fault fault;
+
+	if (pack_record(writer, items, index, &fault) == ROW_OK)
 		return writer->rows.len >= (writer->loading ? LOAD_CHUNK : LOAD_FIRST)
 				   ? load_send(writer)
 				   : WRITE_OK;
-	}
 	if (!writer_dead_add(writer, index, &fault))
 		return WRITE_HALT;
 	return writer->ndead >= DEAD_MAX ? load_dead(writer, items) : WRITE_OK;
+}
+
+/* Have the names and kinds of the columns that are loaded */
+static void
+name_columns(Writer *writer)
+{
+	if (writer->load_kinds.len == 0)
+		mapping_pack_columns(writer->mapping, &writer->load_columns,
+							 &writer->load_kinds);
+}
+
+/*
+ * Pack all records behind the rows that are there.  False: one of them is
+ * dead.
+ */
+bool
+load_pack(Writer *writer, const Items *items)
+{
+	Fault	  fault;
+	RowResult result = ROW_OK;
+
+	name_columns(writer);
+	for (size_t i = 0; result == ROW_OK && i < items->count; i++)
+		result = pack_record(writer, items, i, &fault);
+	return result == ROW_OK;
 }
 
 /* Are there so many records that this way pays?  COPY of few costs less. */
@@ -162,9 +195,7 @@ load_stream(Writer *writer, const Items *items)
 {
 	WriteResult result = WRITE_OK;
 
-	if (writer->load_kinds.len == 0)
-		mapping_pack_columns(writer->mapping, &writer->load_columns,
-							 &writer->load_kinds);
+	name_columns(writer);
 	buf_reset(&writer->rows);
 	for (size_t i = 0; result == WRITE_OK && i < items->count; i++)
 		result = load_record(writer, items, i);

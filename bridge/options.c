@@ -31,6 +31,7 @@ const OptionSpec option_table[] = {
 	{"lease", OPTION_INTEGER, FIELD(lease), 3, 3600, 0, false},
 	{"group-prefix", OPTION_STRING, FIELD(group_prefix), 0, 0, 0, false},
 	{"workers", OPTION_INTEGER, FIELD(workers), 1, 64, 0, false},
+	{"whole-to", OPTION_SIZE, FIELD(whole_to), 0, 1024 * 1024 * 1024, 0, false},
 	{"pack-from", OPTION_SIZE, FIELD(pack_from), 0, 1024 * 1024 * 1024, 0,
 	 false},
 	{"metrics-port", OPTION_INTEGER, FIELD(metrics_port), 0, 65535, 0, false},
@@ -287,6 +288,7 @@ make_defaults(void)
 	opts->max_message_bytes = 8 * 1024 * 1024;
 	opts->lease = 10;
 	opts->workers = 2;
+	opts->whole_to = 64 * 1024;
 	opts->pack_from = 64 * 1024;
 	opts->metrics_host = xstrdup("127.0.0.1");
 	opts->log_level = LEVEL_LOG;

@@ -11,6 +11,7 @@
 #include "ingest.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SETUP_TRIES 3
@@ -28,29 +29,24 @@ record_at(void *arg, size_t index, bool headers, Record *record)
 
 /* What will be the last record stored, for the next owner to compare */
 static void
-append_last(Partition *part, Buffer *sql)
+plan_last(Partition *part, Move *move)
 {
 	const rd_kafka_message_t *last;
-	unsigned char			  hash[RECORD_HASH_SIZE];
 	Record					  record;
 
-	if (part->nmessages == 0)
+	move->has_last = part->nmessages > 0;
+	if (!move->has_last)
 		return;
 	last = part->messages[part->nmessages - 1];
 	record_from_message(last, false, &record);
-	batch_hash(last, hash);
-	part->newest_time = record.timestamp;
-	buf_printf(sql,
-			   ", last_offset = %lld, last_timestamp = %lld, "
-			   "last_hash = '\\x",
-			   (long long) last->offset, (long long) record.timestamp);
-	buf_append_hex(sql, hash, sizeof(hash));
-	buf_append_str(sql, "'");
+	batch_hash(last, move->last_hash);
+	move->last_offset = last->offset;
+	move->last_timestamp = part->newest_time = record.timestamp;
 }
 
 /* The log's end, as the last answer to a fetch had it */
 static void
-append_end(const Lane *lane, Partition *part, Buffer *sql)
+plan_end(const Lane *lane, Partition *part, Move *move)
 {
 	int64_t low;
 	int64_t high;
@@ -60,38 +56,62 @@ append_end(const Lane *lane, Partition *part, Buffer *sql)
 									   &high) == RD_KAFKA_RESP_ERR_NO_ERROR &&
 		high >= 0)
 		part->end = high;
-	if (part->end >= 0)
-		buf_printf(sql,
-				   ", end_offset = %lld, end_seen_at = "
-				   "pg_catalog.clock_timestamp()",
-				   (long long) part->end);
+	move->end = part->end;
+}
+
+/* Where a partition's position moves to; false: it stays */
+static bool
+plan_move(const Lane *lane, Partition *part, Move *move)
+{
+	if (part->dropped || part->position <= part->next)
+		return false;
+	memset(move, 0, sizeof(*move));
+	move->partition = part->id;
+	move->from = part->next;
+	move->to = part->position;
+	plan_last(part, move);
+	plan_end(lane, part, move);
+	return true;
 }
 
 /* Gather the fence and what the extension has to know */
 static void
-begin_partition(Lane *lane, Partition *part)
+begin_partition(Lane *lane, const Move *move)
 {
 	Buffer sql;
 
-	lane->writer.partition = part->id;
+	lane->writer.partition = move->partition;
 	buf_init(&sql);
 	buf_printf(&sql,
 			   "UPDATE fraud.offsets SET next_offset = %lld, updated_at "
 			   "= pg_catalog.clock_timestamp()",
-			   (long long) part->position);
-	append_last(part, &sql);
-	append_end(lane, part, &sql);
+			   (long long) move->to);
+	if (move->has_last)
+	{
+		buf_printf(&sql,
+				   ", last_offset = %lld, last_timestamp = %lld, "
+				   "last_hash = '\\x",
+				   (long long) move->last_offset,
+				   (long long) move->last_timestamp);
+		buf_append_hex(&sql, move->last_hash, sizeof(move->last_hash));
+		buf_append_str(&sql, "'");
+	}
+	if (move->end >= 0)
+		buf_printf(&sql,
+				   ", end_offset = %lld, end_seen_at = "
+				   "pg_catalog.clock_timestamp()",
+				   (long long) move->end);
 	buf_append_str(&sql, " WHERE source = ");
 	pg_append_literal(&sql, lane->source->config.name);
 	buf_printf(&sql,
 			   " AND kafka_partition = %d AND next_offset = %lld AND owner = "
 			   "'%s'::uuid",
-			   part->id, (long long) part->next, bridge_instance());
+			   move->partition, (long long) move->from, bridge_instance());
 	writer_command(&lane->writer, 'F', "%s", sql.data);
 	buf_free(&sql);
-	if (part->nmessages > 0)
-		writer_partition(&lane->writer, lane->source->config.topic, part->id,
-						 lane->cluster_id);
+	if (move->has_last)
+		writer_partition(&lane->writer, lane->source->config.topic,
+						 move->partition, lane->cluster_id);
 }
 
 /* Write all partitions' records within one transaction, but for COMMIT */
@@ -107,10 +127,11 @@ write_partitions(Lane *lane, bool careful)
 	{
 		Partition *part = &lane->parts[i];
 		Items	   items = {part->nmessages, part, record_at};
+		Move	   move;
 
-		if (part->dropped || part->position <= part->next)
+		if (!plan_move(lane, part, &move))
 			continue;
-		begin_partition(lane, part);
+		begin_partition(lane, &move);
 		result = careful ? careful_write(&lane->writer, &items)
 						 : writer_stream(&lane->writer, &items);
 		/* no row has carried the fence: see now whether it holds */
@@ -121,15 +142,13 @@ write_partitions(Lane *lane, bool careful)
 	return result;
 }
 
-/* Write the batch and commit it */
+/* Write the batch piece by piece and commit it */
 static WriteResult
-write_batch(Lane *lane, bool careful)
+write_pieces(Lane *lane, bool careful, int64_t *written)
 {
-	int64_t		started = now_us();
-	int64_t		copied;
 	WriteResult result = write_partitions(lane, careful);
 
-	copied = now_us();
+	*written = now_us();
 	if (result == WRITE_OK)
 	{
 		writer_command(&lane->writer, '.', "SET CONSTRAINTS ALL IMMEDIATE");
@@ -140,12 +159,77 @@ write_batch(Lane *lane, bool careful)
 		result = writer_flush(&lane->writer);
 		/* SET CONSTRAINTS is among them: its failure comes first */
 	}
+	return result;
+}
+
+/*
+ * Pack the rows of all partitions.  False when a record is dead: its letter
+ * has to be written too.
+ */
+static bool
+pack_partitions(Lane *lane, Move *moves, int *nmoves)
+{
+	Writer *writer = &lane->writer;
+	int64_t started = now_us();
+	bool	ok = true;
+
+	memset(&writer->tally, 0, sizeof(writer->tally));
+	buf_reset(&writer->rows);
+	*nmoves = 0;
+	for (int i = 0; ok && i < lane->nparts; i++)
+	{
+		Partition *part = &lane->parts[i];
+		Items	   items = {part->nmessages, part, record_at};
+
+		if (!plan_move(lane, part, &moves[*nmoves]))
+			continue;
+		ok = load_pack(writer, &items);
+		(*nmoves)++;
+	}
+	writer->tally.decode_us = now_us() - started;
+	return ok;
+}
+
+/*
+ * Write the batch and commit it in one request, if it is small.  False: it
+ * is not for this way.
+ */
+static bool
+write_whole(Lane *lane, WriteResult *result, int64_t *packed)
+{
+	Move *moves;
+	int	  nmoves;
+	bool  ok;
+
+	if (!lane->writer.loadable || lane->bytes_batched >= options()->whole_to)
+		return false;
+	moves = xcalloc((size_t) lane->nparts, sizeof(Move));
+	ok = pack_partitions(lane, moves, &nmoves);
+	*packed = now_us();
+	if (ok)
+		*result = pipeline_write(&lane->writer, lane->source->config.topic,
+								 lane->cluster_id, moves, nmoves);
+	buf_reset(&lane->writer.rows);
+	free(moves);
+	return ok;
+}
+
+/* Write the batch and commit it */
+static WriteResult
+write_batch(Lane *lane, bool careful)
+{
+	int64_t		started = now_us();
+	int64_t		written;
+	WriteResult result;
+
+	if (careful || !write_whole(lane, &result, &written))
+		result = write_pieces(lane, careful, &written);
 	if (result == WRITE_OK)
 	{
 		SourceStats *stats = lane->source->stats;
 
-		atomic_fetch_add(&stats->copy_us, copied - started);
-		atomic_fetch_add(&stats->commit_us, now_us() - copied);
+		atomic_fetch_add(&stats->copy_us, written - started);
+		atomic_fetch_add(&stats->commit_us, now_us() - written);
 		metrics_commit(stats, now_us() - started);
 	}
 	else

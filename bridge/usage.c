@@ -42,6 +42,8 @@ print_help(void)
 		"                         consumer groups (default "
 		"pg_fraud-<database>)\n"
 		"      --workers=N        connections for each source (default 2)\n"
+		"      --whole-to=N       fewer bytes of records at once are stored by\n"
+		"                         one request (default 64 KiB)\n"
 		"      --pack-from=N      so many bytes of records at once are packed,\n"
 		"                         fewer go by COPY (default 64 KiB)\n"
 		"      --metrics-port=N   /metrics, /healthz, /readyz (default: "

@@ -60,7 +60,7 @@ writer_connected(Writer *writer, PGconn *conn)
 {
 	writer->conn = conn;
 	writer->stage_exists = false;
-	writer->load_prepared = false;
+	writer->load_prepared = writer->prepared = false;
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
 	writer->running = writer->copying = writer->loading = false;
@@ -135,8 +135,8 @@ drain_results(PGconn *conn)
 }
 
 /* Does a result say what was expected of its statement? */
-static bool
-result_expected(Writer *writer, const PGresult *res, char expect)
+bool
+writer_expected(Writer *writer, const PGresult *res, char expect)
 {
 	if (expect == 'F' && strcmp(PQcmdTuples((PGresult *) res), "1") != 0)
 	{
@@ -192,7 +192,7 @@ read_answers(Writer *writer, bool copy)
 		{
 			char expect = writer->expect.data[n];
 
-			if (!result_expected(writer, res, expect))
+			if (!writer_expected(writer, res, expect))
 				result = expect == 'F' ? WRITE_FENCED : WRITE_ERROR;
 		}
 		n++;

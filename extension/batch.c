@@ -28,6 +28,9 @@
 
 #include "pg_fraud.h"
 
+/* A position that was to be moved was not */
+#define ERRCODE_FENCED MAKE_SQLSTATE('P', 'F', '0', '0', '1')
+
 struct Unjudged;
 
 /* A partition of the batch */
@@ -77,6 +80,7 @@ static int	  batch_levels = 0;	  /* room of batch_saved */
 PG_FUNCTION_INFO_V1(fraud_batch_alerts);
 PG_FUNCTION_INFO_V1(fraud_batch_judges);
 PG_FUNCTION_INFO_V1(fraud_begin_batch);
+PG_FUNCTION_INFO_V1(fraud_begin_moved_batch);
 PG_FUNCTION_INFO_V1(fraud_hold_batches);
 PG_FUNCTION_INFO_V1(fraud_keep_unjudged);
 
@@ -441,12 +445,11 @@ partition_announce(int32 number)
 }
 
 /*
- * fraud.begin_batch(source, topic, partition, cluster): rows of this
- * transaction that follow come from there, besides those of other partitions
- * of the same topic that were announced before.
+ * Rows of this transaction that follow come from there, besides those of other
+ * partitions of the same topic that were announced before.
  */
-Datum
-fraud_begin_batch(PG_FUNCTION_ARGS)
+static void
+begin_batch(FunctionCallInfo fcinfo)
 {
 	int			  level = GetCurrentTransactionNestLevel();
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
@@ -470,6 +473,37 @@ fraud_begin_batch(PG_FUNCTION_ARGS)
 	partition_announce(PG_GETARG_INT32(2));
 	provenance.active = true;
 	MemoryContextSwitchTo(old);
+}
+
+/*
+ * fraud.begin_batch(source, topic, partition, cluster)
+ */
+Datum
+fraud_begin_batch(PG_FUNCTION_ARGS)
+{
+	begin_batch(fcinfo);
+	PG_RETURN_VOID();
+}
+
+/*
+ * fraud.begin_batch(source, topic, partition, cluster, moved): an error unless
+ * just one position has been moved.  Not strict, for an argument that is
+ * missing must not pass for one.
+ */
+Datum
+fraud_begin_moved_batch(PG_FUNCTION_ARGS)
+{
+	for (int i = 0; i < PG_NARGS(); i++)
+		if (PG_ARGISNULL(i))
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("arguments must not be null")));
+	if (PG_GETARG_INT64(4) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FENCED),
+				 errmsg("the position of partition %d is not where it should "
+						"be, or belongs to another bridge",
+						PG_GETARG_INT32(2))));
+	begin_batch(fcinfo);
 	PG_RETURN_VOID();
 }
 

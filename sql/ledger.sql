@@ -188,6 +188,23 @@ INSERT INTO stream VALUES (11, 99, 0, 101);
 COMMIT;
 SELECT count(DISTINCT a.event_id) FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id WHERE s.id IN (2, 11);
 
+-- one position is to be moved before: none, two, or no word of it is an error,
+-- and nothing is announced
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 0);
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 2);
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', NULL);
+SELECT fraud.begin_batch(NULL, 'tx-topic', 0, 'cluster-1', 1);
+BEGIN;
+SAVEPOINT before;
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 0);
+ROLLBACK TO before;
+INSERT INTO stream VALUES (12, 99, 0, 102);
+SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 1);
+INSERT INTO stream VALUES (13, 99, 0, 103);
+COMMIT;
+SELECT s.id, a.source, a.kafka_offset FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id
+ WHERE s.id IN (12, 13) ORDER BY 1;
+
 -- rows of Kafka's that are stored unjudged leave verdicts, by ranges; in other
 -- transactions there is nothing to keep
 SELECT fraud.pause('stream');

@@ -53,7 +53,7 @@ for my $option ('--help', '-?')
 	like($out, qr/Usage:\n  fraudbridge \[OPTION\]/, "$option: usage");
 	like($out, qr/--$_\b/, "$option: names --$_")
 	  for qw(brokers dbname config only exit-at-end preview secrets-dir allow-host
-	  max-message-bytes lease group-prefix check-config metrics-port workers pack-from);
+	  max-message-bytes lease group-prefix check-config metrics-port workers pack-from whole-to);
 	like($out, qr/Exit status: 0 .* 1 .* 2 /s, "$option: exit codes");
 	my @long = grep { length > 80 } split /\n/, $out;
 	is("@long", '', "$option: lines fit a terminal");

@@ -1,6 +1,7 @@
 # Whatever the way into the table, the outcome is the same: the tests of small
 # batches again with every batch packed, which else only large ones are, and
-# those of large ones with all of them copied.
+# with all of them copied, as only those of some tables are; those of large ones
+# copied, and each in one request.
 # Takes long.
 
 use strict;
@@ -11,18 +12,23 @@ use PgFraud::Part qw(need run_dir);
 
 need('kafka');
 
+# From how many bytes on a batch is packed, and up to how many it is one request
+my ($all, $none) = (1 << 30, 0);
+my %way = (packed => [ 0, $none ], copied => [ $all, $none ], whole => [ $all, $all ]);
 my @ways = (
-	(map { [ $_, 0 ] } qw(103_poison 104_exactly_once 105_ownership 106_commit 107_position)),
-	[ '102_ingest', 1 << 30 ]);
+	(map { [ $_, 'packed' ] } qw(103_poison 104_exactly_once 105_ownership 106_commit 107_position)),
+	(map { [ $_, 'copied' ] } qw(102_ingest 103_poison 104_exactly_once 106_commit)),
+	[ '102_ingest', 'whole' ]);
 
 foreach my $way (@ways)
 {
-	my ($name, $from) = @$way;
-	my $dir = run_dir("packed-$name");
+	my ($name, $how) = @$way;
+	my $dir = run_dir("$how-$name");
 
-	local @ENV{qw(FRAUDBRIDGE_PACK_FROM TESTDATADIR TESTLOGDIR)} = ($from, $dir, $dir);
+	local @ENV{qw(FRAUDBRIDGE_PACK_FROM FRAUDBRIDGE_WHOLE_TO TESTDATADIR TESTLOGDIR)} =
+	  (@{ $way{$how} }, $dir, $dir);
 	my $status = system("$^X $FindBin::Bin/$name.pl >$dir/out 2>$dir/err");
-	ok($status == 0, "$name, " . ($from ? 'copied' : 'packed'))
+	ok($status == 0, "$name, $how")
 	  or diag(failures($dir, $name));
 }
 done_testing();

@@ -60,9 +60,11 @@ PgFraud::Fault::kill_at(
 	idle => $done,
 	random => 0.8,
 	steps => [
-		[ 'position moved', 'UPDATE fraud.offsets SET next_offset', 1, 2 ],
+		# the first of each has the statement prepared
+		[ 'batch in one request', 'fraud.load_packed', 2 ],
+		[ 'position moved', 'UPDATE fraud.offsets SET next_offset', 2, 3 ],
 		[ 'records stored', 'COPY public.payments' ],
-		[ 'batch committed', 'COMMIT', 1, 2 ],
+		[ 'batch committed', 'COMMIT', 2, 3 ],
 		[ 'transactional id taken over', 'kafka:22' ],
 		[ 'position read', 'kafka:9' ],
 		[ 'verdicts read', 'FROM fraud.dead_letters WHERE replayed_at' ],

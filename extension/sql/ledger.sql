@@ -75,6 +75,12 @@ CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, 
 COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text) IS
     'Internal: for the bridge; names the partition of Kafka from which the rows of this transaction come';
 
+CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, cluster_id text, moved bigint) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'fraud_begin_moved_batch';
+COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text, bigint) IS
+    'Internal: for the bridge; the same, and an error unless it has moved just one position';
+
 CREATE FUNCTION fraud.batch_alerts() RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_batch_alerts';
