@@ -28,12 +28,19 @@
  *
  * A transaction that has its records waits for its position while there is
  * such a file.
+ *
+ *	FRAUD_FAULT_RESOLVE="NAME FILE"
+ *
+ * The host of that name has the addresses that the file holds at the moment,
+ * one a line.  Nobody listens at 203.0.113.0/24.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -318,4 +325,70 @@ recvmsg(int fd, struct msghdr *msg, int flags)
 		return got;
 	errno = ECONNRESET;
 	return -1;
+}
+
+/* The addresses in the file, as getaddrinfo() gives them */
+static int
+addresses_of(const char *file, const char *service,
+			 const struct addrinfo *hints, struct addrinfo **list,
+			 int (*next)(const char *, const char *, const struct addrinfo *,
+						 struct addrinfo **))
+{
+	struct addrinfo numeric = {0};
+	char			line[64];
+	FILE		   *addresses = fopen(file, "r");
+
+	if (hints != NULL)
+		numeric = *hints;
+	numeric.ai_flags |= AI_NUMERICHOST;
+	*list = NULL;
+	while (addresses != NULL && fgets(line, sizeof(line), addresses) != NULL)
+	{
+		line[strcspn(line, "\n")] = '\0';
+		if (next(line, service, &numeric, list) != 0)
+			continue;
+		while (*list != NULL)
+			list = &(*list)->ai_next;
+	}
+	if (addresses != NULL)
+		fclose(addresses);
+	return 0;
+}
+
+int
+getaddrinfo(const char *name, const char *service, const struct addrinfo *hints,
+			struct addrinfo **list)
+{
+	static void *cache;
+	int (*next)(const char *, const char *, const struct addrinfo *,
+				struct addrinfo **) = original(&cache, "getaddrinfo");
+	const char *given = getenv("FRAUD_FAULT_RESOLVE");
+	size_t		len = given != NULL ? strcspn(given, " ") : 0;
+	int			result;
+
+	if (name == NULL || len == 0 || strlen(name) != len ||
+		strncmp(name, given, len) != 0)
+		return next(name, service, hints, list);
+	result = addresses_of(given + len + 1, service, hints, list, next);
+	return result == 0 && *list == NULL ? EAI_NONAME : result;
+}
+
+int
+connect(int fd, const struct sockaddr *address, socklen_t len)
+{
+	static void *cache;
+	int (*next)(int, const struct sockaddr *, socklen_t) =
+		original(&cache, "connect");
+	struct sockaddr_in in;
+
+	if (address->sa_family == AF_INET && len >= sizeof(in))
+	{
+		memcpy(&in, address, sizeof(in));
+		if (ntohl(in.sin_addr.s_addr) >> 8 == 0xCB0071)
+		{
+			errno = ECONNREFUSED;
+			return -1;
+		}
+	}
+	return next(fd, address, len);
 }
