@@ -421,8 +421,8 @@ judge_message(Relation rel, RuleSet *rs, Jsonb *message, Datum *values,
 Datum
 fraud_check(PG_FUNCTION_ARGS)
 {
-	text		  *target = PG_GETARG_TEXT_PP(0);
-	Jsonb		  *message = PG_GETARG_JSONB_P(1);
+	text		  *target;
+	Jsonb		  *message;
 	Relation	   rel;
 	RuleSet		  *rs;
 	TupleDesc	   desc;
@@ -432,6 +432,11 @@ fraud_check(PG_FUNCTION_ARGS)
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("target and message must not be null")));
+	target = PG_GETARG_TEXT_PP(0);
+	message = PG_GETARG_JSONB_P(1);
 	if (!JB_ROOT_IS_OBJECT(message))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

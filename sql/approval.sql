@@ -84,6 +84,38 @@ SELECT fraud.approve_rule('tx', 'big');
 RESET ROLE;
 RESET request.jwt.claims;
 
+-- nor does the role of a group make another person of who has logged in, whatever he says of himself
+GRANT USAGE ON SCHEMA approval TO fraud_admin;
+SET SESSION AUTHORIZATION approval_maker;
+SELECT fraud.alter_rule('tx', 'big', score => 6);
+SET ROLE fraud_admin;
+SELECT fraud.approve_rule('tx', 'big');
+SET request.jwt.claims = '{"sub": "carol"}';
+SELECT fraud.approve_rule('tx', 'big');
+SELECT fraud.alter_rule('tx', 'big', score => 7);
+SET ROLE approval_maker;
+SET request.jwt.claims = '{"sub": "dave"}';
+SELECT fraud.approve_rule('tx', 'big');
+RESET request.jwt.claims;
+RESET SESSION AUTHORIZATION;
+SET SESSION AUTHORIZATION approval_checker;
+SELECT fraud.approve_rule('tx', 'big');
+RESET SESSION AUTHORIZATION;
+SELECT score, changed_by, actor, approved_by FROM fraud.rules WHERE target = 'tx'::regclass;
+-- a gateway logs in for all of them, and has no rights of its own
+CREATE ROLE approval_gateway NOINHERIT;
+GRANT approval_maker, approval_checker TO approval_gateway;
+SET SESSION AUTHORIZATION approval_gateway;
+SET ROLE approval_maker;
+SET request.jwt.claims = '{"sub": "alice"}';
+SELECT fraud.alter_rule('tx', 'big', score => 5);
+SET ROLE approval_checker;
+SET request.jwt.claims = '{"sub": "bob"}';
+SELECT fraud.approve_rule('tx', 'big');
+RESET request.jwt.claims;
+RESET SESSION AUTHORIZATION;
+DROP ROLE approval_gateway;
+
 -- it is not taken back by who may change rules
 SET ROLE approval_owner;
 SELECT fraud.watch('tx', approval => false);

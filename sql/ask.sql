@@ -106,6 +106,8 @@ SELECT fraud.check('payments', '{"flag": 2.5}');
 SELECT fraud.check('payments', '{"fine": -1}');
 \set VERBOSITY default
 SELECT fraud.check('payments', '[1]');
+SELECT fraud.check('payments', NULL);
+SELECT fraud_api.check(NULL, '{}');
 SELECT fraud.check('payments', '{"amuont": 1}');
 SELECT fraud.check('nowhere', '{"amount": 1}');
 SELECT fraud.check('a.b.c.d', '{"amount": 1}');

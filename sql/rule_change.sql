@@ -70,6 +70,10 @@ INSERT INTO tx (amount) VALUES (1) RETURNING is_fraud, fraud_rules;
 COMMIT;
 SELECT version FROM rules WHERE name = 'big';
 
+-- A change that changes nothing is no version
+SELECT fraud.alter_rule('tx', 'big') = version AS same, fraud.alter_rule('tx', 'big', condition, score, mode) = version AS as_well FROM rules WHERE name = 'big';
+SELECT fraud.alter_rule('tx', 'big', max_time_us => 0) = version AS same FROM rules WHERE name = 'big';
+
 -- The person behind a gateway is kept; nonsense there does no harm
 SET request.jwt.claims = '{"sub": "alice@example.com"}';
 SELECT fraud.alter_rule('tx', 'big', score => 2);

@@ -21,7 +21,7 @@ fired is null where the rule is broken.';
 
 CREATE FUNCTION fraud.check(target text, message jsonb,
     OUT is_fraud boolean, OUT score numeric, OUT rules text[], OUT reasons jsonb)
-LANGUAGE C STABLE STRICT PARALLEL UNSAFE
+LANGUAGE C STABLE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fraud_check';
 COMMENT ON FUNCTION fraud.check(text, jsonb) IS
 'What the rules of a watched table say of a transaction that is not stored
@@ -29,7 +29,7 @@ The fields of the message are named as the columns; others are passed over; a co
 
 CREATE FUNCTION fraud_api.check(target text, message jsonb,
     OUT is_fraud boolean, OUT score numeric, OUT rules text[], OUT reasons jsonb)
-LANGUAGE C STABLE STRICT PARALLEL UNSAFE
+LANGUAGE C STABLE PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'fraud_check';
 COMMENT ON FUNCTION fraud_api.check(text, jsonb) IS
 'Judge a transaction without storing it

@@ -23,7 +23,8 @@ CREATE TABLE fraud.rule_proposals (
         CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['pending', 'approved', 'rejected', 'superseded'])),
     decided_by   text,
     decided_at   timestamptz,
-    note         text
+    note         text,
+    login        text
 );
 CREATE UNIQUE INDEX rule_proposals_pending_idx ON fraud.rule_proposals (table_name, name)
     WHERE status OPERATOR(pg_catalog.=) 'pending';
@@ -48,8 +49,31 @@ COMMENT ON COLUMN fraud.rule_proposals.status IS 'pending, approved, rejected, o
 COMMENT ON COLUMN fraud.rule_proposals.decided_by IS 'Role that decided';
 COMMENT ON COLUMN fraud.rule_proposals.decided_at IS 'When';
 COMMENT ON COLUMN fraud.rule_proposals.note IS 'Why it was rejected';
+COMMENT ON COLUMN fraud.rule_proposals.login IS 'Login that proposed it, if it has the rights of fraud_admin itself: not a gateway''s';
 SELECT pg_catalog.pg_extension_config_dump('fraud.rule_proposals', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.rule_proposals_id_seq', '');
+
+CREATE FUNCTION fraud.is_proposed(target regclass, name text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT EXISTS (SELECT FROM fraud.rule_proposals AS p
+                    WHERE p.table_name = fraud.table_name($1) AND p.name = $2 AND p.status = 'pending')
+    $$;
+COMMENT ON FUNCTION fraud.is_proposed(regclass, text) IS 'Internal: does a change of the rule wait for approval?';
+
+-- Whoever may SET ROLE to a group would be another person at will.  A gateway's
+-- login has no rights of its own, and a superuser needs none.
+CREATE FUNCTION fraud.own_login() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT r.rolname::text FROM pg_roles AS r, pg_roles AS g
+     WHERE r.rolname = session_user AND g.rolname = 'fraud_admin'
+       AND NOT r.rolsuper AND pg_has_role(r.oid, g.oid, 'USAGE')
+    $$;
+COMMENT ON FUNCTION fraud.own_login() IS
+    'Internal: who has logged in, if that is a person: a role that has the rights of fraud_admin itself';
 
 -- The proposal that waits; raises an error if there is none.
 CREATE FUNCTION fraud.get_proposal(target regclass, name text) RETURNS fraud.rule_proposals
@@ -82,10 +106,12 @@ BEGIN
     PERFORM fraud.lock_rules(target);
     proposal := fraud.get_proposal(target, name);
     SELECT r.* INTO rule FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2;
-    IF proposal.proposed_by = fraud.outer_role() OR proposal.actor = fraud.actor() THEN
+    IF ARRAY[proposal.proposed_by, proposal.login] && ARRAY[fraud.outer_role()::text, fraud.own_login()]
+       OR proposal.actor = fraud.actor() THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
             MESSAGE = 'who proposes a change cannot approve it',
-            DETAIL = format('It was proposed by %s.', coalesce(proposal.actor, proposal.proposed_by));
+            DETAIL = format('It was proposed by %s.', coalesce(proposal.login, proposal.actor, proposal.proposed_by)),
+            HINT = 'People are told apart by their logins, behind a gateway (whose login is NOINHERIT) by the subjects of their tokens.';
     ELSIF rule.version IS DISTINCT FROM proposal.base_version THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('rule "%s" has changed since the change was proposed', name),

@@ -271,11 +271,11 @@ BEGIN
          WHERE p.table_name = full_name AND p.name = rule.name AND p.status = 'pending';
         INSERT INTO fraud.rule_proposals
             (table_name, name, action, base_version, mode, score, condition, description, on_error,
-             max_time_us, max_share, share_rows, proposed_by, actor, proposed_at)
+             max_time_us, max_share, share_rows, proposed_by, actor, login, proposed_at)
         SELECT full_name, rule.name, change_rule.action,
                (SELECT r.version FROM fraud.rule_config AS r WHERE r.target = rule.target AND r.name = rule.name),
                d.mode, d.score, d.condition, d.description, d.on_error, d.max_time_us, d.max_share, d.share_rows,
-               fraud.outer_role(), fraud.actor(), clock_timestamp()
+               fraud.outer_role(), fraud.actor(), fraud.own_login(), clock_timestamp()
           FROM (SELECT (CASE WHEN change_rule.action <> 'drop' THEN rule END).*) AS d;
         RAISE NOTICE USING MESSAGE = format('the change of rule "%s" of table %s waits for approval', rule.name, full_name),
             HINT = format('Another member of fraud_admin: SELECT fraud.approve_rule(%L, %L).', full_name, rule.name);
@@ -345,8 +345,7 @@ BEGIN
     rule.max_time_us := max_time_us;
     rule.max_share := max_share;
     rule.share_rows := share_rows;
-    IF found AND fraud.same_rule(rule, old) AND NOT EXISTS (SELECT FROM fraud.rule_proposals AS p
-         WHERE p.table_name = fraud.table_name($1) AND p.name = $2 AND p.status = 'pending') THEN
+    IF found AND fraud.same_rule(rule, old) AND NOT fraud.is_proposed(target, name) THEN
         PERFORM fraud.check_rule(rule);
         RETURN old.version;
     END IF;
@@ -373,10 +372,12 @@ CREATE FUNCTION fraud.alter_rule(
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    old fraud.rule_config;
     rule fraud.rule_config;
 BEGIN
     PERFORM fraud.lock_rules(target);
-    rule := fraud.get_rule(target, name);
+    old := fraud.get_rule(target, name);
+    rule := old;
     rule.condition := coalesce(condition, rule.condition);
     rule.score := coalesce(score, rule.score);
     rule.mode := coalesce(mode, rule.mode);
@@ -385,6 +386,12 @@ BEGIN
     rule.max_time_us := coalesce(max_time_us, rule.max_time_us);
     rule.max_share := coalesce(max_share, rule.max_share);
     rule.share_rows := coalesce(share_rows, rule.share_rows);
+    IF fraud.same_rule(rule, old) AND NOT fraud.is_proposed(target, name) THEN
+        IF rule.mode <> 'off' THEN
+            PERFORM fraud.check_rule(rule);
+        END IF;
+        RETURN old.version;
+    END IF;
     RETURN fraud.change_rule(rule, 'alter');
 END
 $$;
