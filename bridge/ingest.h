@@ -203,6 +203,7 @@ typedef struct Writer
 
 	Buffer pending; /* statements not sent yet */
 	Buffer expect;	/* one byte for each: what it must answer */
+	Buffer fences;	/* the partitions of the fences among them */
 	Buffer begin;	/* begin_batch of the partition at hand */
 
 	Buffer	  rows; /* COPY text, not sent yet */
@@ -253,6 +254,9 @@ extern bool		   load_pack(Writer *writer, const Items *items);
 extern WriteResult pipeline_write(Writer *writer, const char *topic,
 								  const char *cluster_id, const Move *moves,
 								  int nmoves);
+
+/* ---- merge.c: all partitions' records in the order of their times ---- */
+extern rd_kafka_message_t **merge_batch(const Lane *lane, size_t *count);
 
 /* ---- careful.c: the same, finding the records that cannot be stored ---- */
 extern void		   writer_fault(const Writer *writer, Fault *fault);

@@ -17,6 +17,7 @@
 #define BALANCE_MS 200
 #define EVICT_MS 1000
 #define RETAKE_MS 1000
+#define TAKE_TRIES 5
 
 /* Do a Kafka error's text and code matter?  Log it and forget it */
 static void
@@ -157,18 +158,35 @@ write_owner(Lane *lane, const Partition *part, PgError *err)
 	return ok;
 }
 
-/* Begin to read a partition at its place */
-static bool
-assign(Lane *lane, const Partition *part)
+/*
+ * Begin to read the partitions from that one on, each at its place: all at
+ * once, that none gets ahead of the others.
+ */
+static void
+assign(Lane *lane, int first)
 {
-	int64_t from = part->verify ? part->last_offset : part->next;
-	rd_kafka_topic_partition_list_t *list = one_partition(lane, part->id, from);
-	rd_kafka_error_t *error = rd_kafka_incremental_assign(lane->kafka, list);
-	bool			  ok = error == NULL;
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_error_t				*error;
 
+	if (first == lane->nparts)
+		return;
+	list = rd_kafka_topic_partition_list_new(lane->nparts - first);
+	for (int i = first; i < lane->nparts; i++)
+	{
+		const Partition *part = &lane->parts[i];
+
+		rd_kafka_topic_partition_list_add(list, lane->source->config.topic,
+										  part->id)
+			->offset = part->verify ? part->last_offset : part->next;
+	}
+	error = rd_kafka_incremental_assign(lane->kafka, list);
 	rd_kafka_topic_partition_list_destroy(list);
-	log_kafka_error(lane, "could not begin to read a partition", error);
-	return ok;
+	if (error == NULL)
+		return;
+	log_kafka_error(lane, "could not begin to read partitions", error);
+	while (lane->nparts > first)
+		ownership_release(lane, lane->nparts - 1);
+	lane->balance_at = now_ms() + RETAKE_MS;
 }
 
 /* Try the lock of a partition */
@@ -189,11 +207,11 @@ try_lock(Lane *lane, int32_t id, bool *locked, PgError *err)
 }
 
 /*
- * Take a partition: lock, position, owner, reader.  False when the database
- * is in trouble.
+ * Take a partition: lock, position, owner.  False when the database is in
+ * trouble.
  */
 static bool
-take(Lane *lane, int32_t id)
+take(Lane *lane, int32_t id, bool *contested)
 {
 	Partition  part;
 	TakeResult result;
@@ -203,7 +221,10 @@ take(Lane *lane, int32_t id)
 	if (!try_lock(lane, id, &locked, &err))
 		return false;
 	if (!locked)
+	{
+		*contested = true;
 		return true;
+	}
 	memset(&part, 0, sizeof(part));
 	part.id = id;
 	part.eof = part.end = -1;
@@ -213,8 +234,6 @@ take(Lane *lane, int32_t id)
 	if (result == TAKE_OK && !write_owner(lane, &part, &err))
 		result = TAKE_LATER;
 	part.position = part.next;
-	if (result == TAKE_OK && !assign(lane, &part))
-		result = TAKE_LATER;
 	if (result != TAKE_OK)
 	{
 		lane->balance_at = now_ms() + RETAKE_MS;
@@ -275,9 +294,12 @@ evict_silent(Lane *lane)
 	return true;
 }
 
-/* Take partitions whose locks are free, up to that many */
+/*
+ * Take partitions whose locks are free, up to that many.  Contested: another
+ * was faster with one of them.
+ */
 static bool
-take_free(Lane *lane, int need)
+take_free(Lane *lane, int need, bool *contested)
 {
 	char		n[16];
 	char		limit[16];
@@ -306,10 +328,33 @@ take_free(Lane *lane, int need)
 	}
 	found = PQntuples(res);
 	for (int i = 0; ok && i < found && !lane_ending(lane); i++)
-		ok = take(lane, (int32_t) strtol(PQgetvalue(res, i, 0), NULL, 10));
+		ok = take(lane, (int32_t) strtol(PQgetvalue(res, i, 0), NULL, 10),
+				  contested);
 	PQclear(res);
-	if (ok && found < need && now_ms() >= lane->evict_at)
+	if (ok && !*contested && found < need && now_ms() >= lane->evict_at)
 		ok = evict_silent(lane);
+	return ok;
+}
+
+/*
+ * Take what the lane's share wants.  The lanes of a source set out at the same
+ * time: who lost a partition to another looks for one that is left.
+ */
+static bool
+take_share(Lane *lane, int quota)
+{
+	int	 first = lane->nparts;
+	int	 tries = 0;
+	bool contested;
+	bool ok;
+
+	do
+	{
+		contested = false;
+		ok = take_free(lane, quota - lane->nparts, &contested);
+	} while (ok && contested && lane->nparts < quota && ++tries < TAKE_TRIES &&
+			 !lane_ending(lane));
+	assign(lane, first);
 	return ok;
 }
 
@@ -337,5 +382,5 @@ ownership_balance(Lane *lane)
 	if (lane->nparts >= quota)
 		return true;
 	lane->balance_at = now_ms() + BALANCE_MS;
-	return take_free(lane, quota - lane->nparts);
+	return take_share(lane, quota);
 }

@@ -108,21 +108,29 @@ begin_partition(Lane *lane, const Move *move)
 			   "'%s'::uuid",
 			   move->partition, (long long) move->from, bridge_instance());
 	writer_command(&lane->writer, 'F', "%s", sql.data);
+	buf_append(&lane->writer.fences, &move->partition, sizeof(move->partition));
 	buf_free(&sql);
 	if (move->has_last)
 		writer_partition(&lane->writer, lane->source->config.topic,
 						 move->partition, lane->cluster_id);
 }
 
-/* Write all partitions' records within one transaction, but for COMMIT */
+/* No row has carried the fence, maybe: see then whether it holds */
 static WriteResult
-write_partitions(Lane *lane, bool careful)
+check_fences(Writer *writer, WriteResult result)
+{
+	if (result == WRITE_OK && writer->expect.len > 0 &&
+		memchr(writer->expect.data, 'F', writer->expect.len) != NULL)
+		result = writer_flush(writer);
+	return result;
+}
+
+/* Write the partitions' records one after the other */
+static WriteResult
+write_each(Lane *lane, bool careful)
 {
 	WriteResult result = WRITE_OK;
 
-	memset(&lane->writer.tally, 0, sizeof(lane->writer.tally));
-	lane->writer.staged_rows = 0;
-	writer_command(&lane->writer, '.', "BEGIN");
 	for (int i = 0; result == WRITE_OK && i < lane->nparts; i++)
 	{
 		Partition *part = &lane->parts[i];
@@ -134,11 +142,58 @@ write_partitions(Lane *lane, bool careful)
 		begin_partition(lane, &move);
 		result = careful ? careful_write(&lane->writer, &items)
 						 : writer_stream(&lane->writer, &items);
-		/* no row has carried the fence: see now whether it holds */
-		if (result == WRITE_OK && memchr(lane->writer.expect.data, 'F',
-										 lane->writer.expect.len) != NULL)
-			result = writer_flush(&lane->writer);
+		result = check_fences(&lane->writer, result);
 	}
+	return result;
+}
+
+/* A record of those that were merged, as an item for the writer */
+static void
+merged_at(void *arg, size_t index, bool headers, Record *record)
+{
+	rd_kafka_message_t **merged = arg;
+
+	record_from_message(merged[index], headers, record);
+}
+
+/*
+ * Write all partitions' records together, if they are so many that they are
+ * packed.  False: they are to be written one partition after the other.
+ */
+static bool
+write_merged(Lane *lane, WriteResult *result)
+{
+	Items items;
+	bool  packed;
+
+	items.arg = merge_batch(lane, &items.count);
+	items.at = merged_at;
+	packed = load_worthwhile(&lane->writer, &items);
+	for (int i = 0; packed && i < lane->nparts; i++)
+	{
+		Move move;
+
+		if (plan_move(lane, &lane->parts[i], &move))
+			begin_partition(lane, &move);
+	}
+	if (packed)
+		*result =
+			check_fences(&lane->writer, writer_stream(&lane->writer, &items));
+	free(items.arg);
+	return packed;
+}
+
+/* Write all partitions' records within one transaction, but for COMMIT */
+static WriteResult
+write_partitions(Lane *lane, bool careful)
+{
+	WriteResult result;
+
+	memset(&lane->writer.tally, 0, sizeof(lane->writer.tally));
+	lane->writer.staged_rows = 0;
+	writer_command(&lane->writer, '.', "BEGIN");
+	if (careful || !lane->writer.loadable || !write_merged(lane, &result))
+		result = write_each(lane, careful);
 	return result;
 }
 

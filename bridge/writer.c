@@ -44,6 +44,7 @@ writer_free(Writer *writer)
 {
 	buf_free(&writer->pending);
 	buf_free(&writer->expect);
+	buf_free(&writer->fences);
 	buf_free(&writer->begin);
 	buf_free(&writer->rows);
 	buf_free(&writer->load_columns);
@@ -63,6 +64,7 @@ writer_connected(Writer *writer, PGconn *conn)
 	writer->load_prepared = writer->prepared = false;
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
+	buf_reset(&writer->fences);
 	writer->running = writer->copying = writer->loading = false;
 	writer->ndead = 0;
 }
@@ -158,6 +160,20 @@ writer_expected(Writer *writer, const PGresult *res, char expect)
 	return true;
 }
 
+/* The partition whose fence is the statement of that number */
+static int32_t
+fence_partition(const Writer *writer, size_t statement)
+{
+	size_t	at = 0;
+	int32_t partition;
+
+	for (size_t i = 0; i < statement; i++)
+		if (writer->expect.data[i] == 'F')
+			at += sizeof(partition);
+	memcpy(&partition, writer->fences.data + at, sizeof(partition));
+	return partition;
+}
+
 /*
  * Read what the gathered statements answer, up to the COPY if one follows.
  */
@@ -194,6 +210,8 @@ read_answers(Writer *writer, bool copy)
 
 			if (!writer_expected(writer, res, expect))
 				result = expect == 'F' ? WRITE_FENCED : WRITE_ERROR;
+			if (result == WRITE_FENCED)
+				writer->fenced_partition = fence_partition(writer, n);
 		}
 		n++;
 		PQclear(res);
@@ -225,6 +243,7 @@ send_pending(Writer *writer, bool copy)
 		result = read_answers(writer, copy);
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
+	buf_reset(&writer->fences);
 	return result;
 }
 
@@ -309,6 +328,7 @@ writer_rollback(Writer *writer)
 
 	buf_reset(&writer->pending);
 	buf_reset(&writer->expect);
+	buf_reset(&writer->fences);
 	writer->running = false;
 	writer->ndead = 0;
 	if (pg_lost(writer->conn))
