@@ -446,8 +446,12 @@ load_flush(Load *load)
 		ExecClearTuple(load->slots[i]);
 	MemoryContextSwitchTo(old);
 	ResetExprContext(load->econtext);
-	/* have it written meanwhile, that COMMIT need not wait for all of it */
-	XLogSetAsyncXactLSN(XactLastRecEnd);
+	/*
+	 * Have it written meanwhile, that COMMIT need not wait for all of it.  Of
+	 * a few rows COMMIT is near, and should not find the WAL being written.
+	 */
+	if (load->nrows == GROUP_ROWS || load->nbytes > GROUP_BYTES)
+		XLogSetAsyncXactLSN(XactLastRecEnd);
 	load->stored += load->nrows;
 	load->nrows = 0;
 	load->nbytes = 0;
