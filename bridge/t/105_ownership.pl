@@ -6,18 +6,10 @@ use POSIX ();
 use Test::More;
 use PgFraud::Bridge;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(need soon wait_for);
 use PgFraud::Server;
 
 need('kafka');
-
-# A test: it comes true
-sub soon
-{
-	my ($code, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(&wait_for($code), $name);
-}
 
 my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;
@@ -117,16 +109,7 @@ is($two->stop, 0, 'it stops');
 
 # Stopped in the middle of a COPY: its backend waits for rows.  A lock holds
 # the COPY until the bridge is stopped.
-$server->sql(<<'END');
-CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM pg_advisory_xact_lock_shared(1);
-	RETURN NEW;
-END $$;
-CREATE TRIGGER wait BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION wait();
-END
-my $session = $server->session;
-$session->query_safe('SELECT pg_advisory_lock(1)');
+my $session = $server->hold_rows('payments', 'true');
 # records wide enough that the COPY does not fit into the socket's buffer
 $server->sql('ALTER TABLE payments ADD COLUMN pad text');
 my $pad = 'x' x 2000;

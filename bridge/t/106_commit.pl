@@ -6,19 +6,11 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use PgFraud::Bridge;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(need soon);
 use PgFraud::Proxy;
 use PgFraud::Server;
 
 need('kafka');
-
-# A test: it comes true
-sub soon
-{
-	my ($code, $name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(&wait_for($code), $name);
-}
 
 my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;

@@ -9,32 +9,21 @@ use PgFraud::BigQuery;
 use PgFraud::Bridge;
 use PgFraud::Part qw(need);
 use PgFraud::Server;
+use PgFraud::Typed;
 
 need('bigquery');
 my $server = PgFraud::Server->new('main');
 my $bigquery = PgFraud::BigQuery->start(project => 'my-project');
 $bigquery->create_dataset('fraud');
 
+my $typed = PgFraud::Typed->new($server, $bigquery);
 $server->sql(<<'END');
-CREATE TYPE mood AS ENUM ('sad', 'ok');
-CREATE DOMAIN price AS numeric(10,2) CHECK (VALUE >= 0);
-CREATE SCHEMA private;
-CREATE TABLE private.payments (
-    id bigint, small smallint, amount numeric(30,9), price price, wide numeric(60,20), open numeric,
-    zoned timestamptz, plain timestamp, day date, at time, bytes bytea, doc jsonb,
-    tags text[], counts int[], "Ein Wert" text, mood mood, real float8, yes boolean,
-    place point, span int4range, event_id text, gone int);
-ALTER TABLE private.payments DROP COLUMN gone;
-SELECT fraud.watch('private.payments', event_time => 'zoned', entity => 'id');
-SELECT fraud.add_rule('private.payments', 'large', 'amount > 500', score => 1.25);
 SELECT fraud.add_sink('typed', 'bigquery', '{"table": "my-project.fraud.typed", "mode": "storage_write"}', target => 'private.payments');
 SELECT fraud.add_sink('any', 'bigquery', '{"table": "my-project.fraud.any", "mode": "storage_write", "events": ["alert", "review", "cleared"]}');
+END
+$typed->insert;
+$server->sql(<<'END');
 SET timezone = 'America/New_York';
-INSERT INTO private.payments VALUES (
-    9223372036854775807, -1, 123456789012345678901.123456789, 7.25, 1.5, 123456789012345678901234567890.1,
-    '2026-01-01 00:00:00.123456+02', '2026-01-01 10:00', '2026-02-03', '10:11:12.5', '\xdeadbeef',
-    '{"x": [1, {"y": null}], "n": 12345678901234567890.10}', '{a,"b c","null",""}', '{1,-2}', 'grüße "q" \ / 😀 {,}', 'ok', 0.1, true,
-    '(1,2)', '[1,5)', 'mine');
 INSERT INTO private.payments (amount, small, real, yes, "Ein Wert", bytes, day, zoned, tags) VALUES
     (1000, 0, 0, false, '', '', '0001-01-01', '1880-01-01 00:00:00', '{}'),
     (1000.5, -32768, 'NaN', NULL, 'NULL', '\x00', '1969-12-31', '9999-12-31 23:59:59.999999+00', NULL),
@@ -57,35 +46,14 @@ $server->sql_is("SELECT string_agg(reason, '; ' ORDER BY alert_id) FROM fraud.si
 	. 'column "day" of type DATE cannot hold "0044-03-15 BC"',
 	'but for what BigQuery cannot hold, which is kept with the reason');
 
-my @columns = qw(id small amount price wide open plain day at bytes Ein_Wert
-  mood real yes place span event_id fraud_score);
-sub row
-{
-	my ($where) = @_;
-	my ($row) = $bigquery->query('SELECT ' . join(', ', map { "`$_`" } @columns)
-		  . " FROM `my-project.fraud.typed` WHERE $where");
-	my %value;
-	@value{@columns} = @$row;
-	return \%value;
-}
-is_deeply(row('id IS NOT NULL'), { id => '9223372036854775807', small => -1,
-		amount => '123456789012345678901.123456789', price => '7.250000000',
-		wide => '1.50000000000000000000', open => '123456789012345678901234567890.1',
-		plain => '2026-01-01T10:00:00', day => '2026-02-03',
-		at => '10:11:12.500000', bytes => '3q2+7w==',
-		Ein_Wert => "gr\x{fc}\x{df}e \"q\" \\ / \x{1f600} {,}", mood => 'ok',
-		real => '0.1', yes => 'true', place => '(1,2)', span => '[1,5)',
-		event_id => 'mine', fraud_score => '1.250000000' },
-	'scalars arrive digit for digit');
-my %nothing = map { $_ => undef } @columns;
-is_deeply(row('small = 0'), { %nothing, small => 0, amount => '1000.000000000', day => '0001-01-01',
-		bytes => '', Ein_Wert => '', real => '0.0', yes => 'false', fraud_score => '1.250000000' },
+is_deeply($typed->row('id IS NOT NULL'), $typed->expected, 'scalars arrive digit for digit');
+is_deeply($typed->row('small = 0'), $typed->row_of(small => 0, amount => '1000.000000000', day => '0001-01-01',
+		bytes => '', Ein_Wert => '', real => '0.0', yes => 'false'),
 	'nothing, zero and no value are three things');
-is_deeply(row('small = -32768'), { %nothing, small => -32768, amount => '1000.500000000', day => '1969-12-31',
-		bytes => 'AA==', Ein_Wert => 'NULL', real => 'nan', fraud_score => '1.250000000' },
+is_deeply($typed->row('small = -32768'), $typed->row_of(small => -32768, amount => '1000.500000000', day => '1969-12-31',
+		bytes => 'AA==', Ein_Wert => 'NULL', real => 'nan'),
 	'what looks like NULL is none');
-is($bigquery->value("SELECT count(*) FROM `my-project.fraud.typed` WHERE zoned = TIMESTAMP '2025-12-31 22:00:00.123456+00' AND JSON_VALUE(doc, '\$.x[0]') = '1' AND tags[OFFSET(1)] = 'b c' AND tags[OFFSET(2)] = 'null' AND tags[OFFSET(3)] = '' AND ARRAY_LENGTH(tags) = 4 AND counts[OFFSET(1)] = -2 AND fraud_rules[OFFSET(0)] = 'large'"),
-	1, 'times, JSON and arrays too');
+is($typed->others, 1, 'times, JSON and arrays too');
 is($bigquery->value("SELECT count(*) FROM `my-project.fraud.typed` WHERE zoned IN (TIMESTAMP '1880-01-01 04:56:02+00', TIMESTAMP '9999-12-31 23:59:59.999999+00')"),
 	2, 'times of long ago, whose zones had seconds, and of the end');
 is($bigquery->value('SELECT fraud_event_id FROM `my-project.fraud.typed` ORDER BY fraud_alert_id LIMIT 1'),

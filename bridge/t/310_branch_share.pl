@@ -70,15 +70,8 @@ ok((wait_for { $server->sql("SELECT bool_and(b.next_offset = o.next_offset) AND 
 # A backlog: it is not stored as a whole before it is branched.  The last
 # record waits for a lock.
 is($bridge->stop, 0, 'it stops');
-$server->sql(<<'END');
-CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-	PERFORM pg_advisory_xact_lock_shared(1);
-	RETURN NEW;
-END $$;
-CREATE TRIGGER wait BEFORE INSERT ON payments FOR EACH ROW WHEN (NEW.id = 60000) EXECUTE FUNCTION wait();
-END
-$session->query_safe('SELECT pg_advisory_lock(1)');
+$session->quit;
+$session = $server->hold_rows('payments', 'NEW.id = 60000');
 $kafka->produce($topic{in}, map { { partition => $_ % 2, value => qq({"id": $_, "note": ") . ('x' x 200) . '"}' } } 1 .. 60_000);
 my $before = $server->sql('SELECT count(*) FROM payments');
 $bridge = PgFraud::Bridge->start($server, $kafka, options => ["--metrics-port=$port"]);

@@ -105,7 +105,6 @@ $server->sql(q(SELECT fraud.add_sink('stream', 'bigquery', '{"table": "my-projec
 $fake->fault('append', 'poison', column => 'note', value => 'poison', times => 100000);
 PgFraud::Fault::kill_at(
 	kills => PgFraud::Fault::count(20),
-	timeout => 30,
 	work => sub { frauds(20, 'g IN (3, 17)') },
 	start => \&start,
 	steps => [ [ 'search', 'h2:told_by_row', 1, 2, 3, 5 ],

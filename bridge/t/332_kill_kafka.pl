@@ -35,7 +35,7 @@ my $made = 20 * PgFraud::Fault::kill_at(
 			  . 'FROM generate_series(1, 20) AS g');
 	},
 	start => $start,
-	idle => sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' },
+	idle => PgFraud::Fault::all_sent($server),
 	steps => [
 		[ 'transactional id taken over', 'kafka:22' ],
 		[ 'bookmark read', 'kafka:9' ],

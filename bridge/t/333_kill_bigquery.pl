@@ -39,7 +39,7 @@ sub killed
 				  . 'FROM generate_series(1, 20) AS g');
 		},
 		start => $start,
-		idle => sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' },
+		idle => PgFraud::Fault::all_sent($server),
 		steps => [
 			[ 'table looked at', "/tables/$mode HTTP" ],
 			[ 'batch saved, or done', 'UPDATE fraud.sink_cursor', 1, 2 ],

@@ -34,7 +34,7 @@ my $start = sub {
 };
 # The first one makes the stream; it is killed each time that it does.  The
 # table's name has a byte with its length before it, which is "1".
-my $idle = sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' };
+my $idle = PgFraud::Fault::all_sent($server);
 my $made = PgFraud::Fault::kill_at(
 	kills => 3,
 	idle => $idle,

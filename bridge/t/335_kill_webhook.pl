@@ -55,7 +55,7 @@ my $made = 10 * PgFraud::Fault::kill_at(
 			  . 'FROM generate_series(1, 10) AS g');
 	},
 	start => $start,
-	idle => sub { return $server->sql('SELECT lag_rows FROM fraud.sinks') eq '0' },
+	idle => PgFraud::Fault::all_sent($server),
 	steps => [
 		[ 'batch saved, or done', 'UPDATE fraud.sink_cursor', 1, 2 ],
 		[ 'alert posted', '"detected_at"', 1, 2, 5, 10 ] ]);

@@ -10,7 +10,7 @@ use Test::More;
 use PgFraud::Bridge;
 use PgFraud::Fault;
 use PgFraud::Kafka;
-use PgFraud::Part qw(need wait_for);
+use PgFraud::Part qw(need soon wait_for);
 use PgFraud::Server;
 
 need('kafka');
@@ -41,14 +41,6 @@ sub start
 	$bridge = PgFraud::Bridge->start($server, $kafka,
 		brokers => $kafka->proxied_address, options => ["--only=$only"],
 		env => { %{ PgFraud::Fault::env() }, FRAUD_FAULT_WAIT => $wait, %env });
-}
-
-# A test: it comes true
-sub soon
-{
-	my ($name, $code) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	return ok(&wait_for($code), $name) || diag($bridge->log_text);
 }
 
 # Frauds for the sink, or for the branch
@@ -94,14 +86,15 @@ sub late_end
 	done("$how: first");
 	$proxy->keep($end, $how eq 'lost' ? 'reset' : 'quiet');
 	more(5);
-	soon("$how: the end of a transaction is kept", sub { $proxy->kept == 1 });
+	soon(sub { $proxy->kept == 1 }, "$how: the end of a transaction is kept") or diag($bridge->log_text);
 	done("$how: it is committed all the same");
 	my $to = $topic{ $only eq 'forward' ? 'alerts' : 'fraud' };
 	my $before = $kafka->end_offsets($to)->{0};
 	open(my $file, '>', $wait) or die;
 	close($file);
 	more(7);
-	soon("$how: the next one has its records", sub { $kafka->end_offsets($to)->{0} >= $before + 7 });
+	soon(sub { $kafka->end_offsets($to)->{0} >= $before + 7 }, "$how: the next one has its records")
+	  or diag($bridge->log_text);
 	$proxy->release;
 	&wait_for(sub { $kafka->end_offsets($to, 1)->{0} >= $before + 7 }, 2);
 	is($kafka->end_offsets($to, 1)->{0}, $before, "$how: the late end has ended nothing");

@@ -6,60 +6,20 @@
 use strict;
 use warnings;
 use Test::More;
-use Time::HiRes qw(sleep);
 use File::Path qw(rmtree);
 use PostgreSQL::Test::RecursiveCopy;
-use PgFraud::Bridge;
-use PgFraud::Fault;
 use PgFraud::Kafka;
 use PgFraud::Part qw(need run_dir wait_for);
-use PgFraud::Receivers;
 use PgFraud::Server;
+use PgFraud::Whole;
 
 need('kafka');
 my $server = PgFraud::Server->new('main', conf => "wal_level = replica\n");
 my $kafka = PgFraud::Kafka->shared;
-my $receivers = PgFraud::Receivers->start($kafka);
-my $topic = $kafka->topic('payments');
-my $fraud = $kafka->topic('frauds');
+my $whole = PgFraud::Whole->new($server, $kafka);
+my $receivers = $whole->receivers;
 my $dir = run_dir('restored');
-
-$server->sql(<<"END");
-CREATE TABLE payments (id bigint, amount numeric(12,2));
-SELECT fraud.watch('payments');
-SELECT fraud.add_rule('payments', 'large', 'amount > 500');
-SELECT fraud.add_source('payments', '$topic', 'payments', fraud_topic => '$fraud');
-END
-$receivers->add($server);
-
-my ($next, $bridge) = (0);
-sub start
-{
-	$bridge = PgFraud::Bridge->start($server, $kafka, env => $receivers->env,
-		options => [ $receivers->options ]);
-}
-sub more
-{
-	my ($count) = @_;
-	$kafka->produce($topic, map { sprintf '{"id": %d, "amount": 900}', $next++ } 1 .. $count);
-}
-sub branched
-{
-	my ($name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	ok($server->wait_sql("SELECT (SELECT next_offset FROM fraud.offsets) = $next
-		AND (SELECT next_offset FROM fraud.branch_positions) = $next", 't'), "$name: read and branched")
-	  or diag($bridge->log_text);
-	PgFraud::Fault::each_once([ 0 .. $next - 1 ], [ map { $_->{value} =~ /"id": (\d+)/ } $kafka->consume($fraud) ],
-		"$name, branch");
-}
-sub settled
-{
-	my ($name) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	branched($name);
-	$receivers->each_once($server, $name, $bridge);
-}
+my $bridge;
 
 # The files of the server while it is down
 sub backup
@@ -95,16 +55,16 @@ sub go_on
 
 foreach my $how ('recovery', 'snapshot')
 {
-	start();
-	more(20);
-	settled("$how: before the backup");
+	$bridge = $whole->start;
+	$whole->more(20);
+	$whole->settled("$how: before the backup");
 	is($bridge->stop, 0, 'the bridge stops');
 	$server->stop;
 	backup();
 	$server->start;
-	start();
-	more(15);
-	settled("$how: after the backup");
+	$bridge = $whole->start;
+	$whole->more(15);
+	$whole->settled("$how: after the backup");
 	is($bridge->stop, 0, 'the bridge stops');
 	$server->stop('immediate');
 	restore();
@@ -118,9 +78,9 @@ foreach my $how ('recovery', 'snapshot')
 	$server->wait_sql('SELECT NOT pg_is_in_recovery()');
 
 	# The branch goes by Kafka's position, of which the mirror was set back
-	more(5);
-	start();
-	branched("$how: restored");
+	$whole->more(5);
+	$bridge = $whole->start;
+	$whole->branched("$how: restored");
 	my @stop = $how eq 'recovery' ? $receivers->names
 	  : grep { !/webhook|insert_all/ } $receivers->names;
 	ok($server->wait_sql(sprintf(q(SELECT array_agg(name ORDER BY name) = ARRAY(SELECT unnest('{%s}'::text[]) ORDER BY 1)
@@ -131,8 +91,8 @@ foreach my $how ('recovery', 'snapshot')
 		0, 'they say why, and what to do');
 	note $server->sql('SELECT name, stopped_reason, stopped_hint FROM fraud.sinks WHERE stopped_at IS NOT NULL');
 	go_on($_) foreach @stop;
-	more(5);
-	settled("$how: told where to go on");
+	$whole->more(5);
+	$whole->settled("$how: told where to go on");
 	is($bridge->stop, 0, 'the bridge stops');
 }
 done_testing();

@@ -50,6 +50,13 @@ sub _ended
 	return 1;
 }
 
+# For kill_at: is there nothing left to send?
+sub all_sent
+{
+	my ($server) = @_;
+	return sub { return $server->sql('SELECT sum(lag_rows) FROM fraud.sinks') eq '0' };
+}
+
 # Kills:
 #	kills => how many,
 #	steps => [ [ name, text to match, which requests (1) ], ... ],

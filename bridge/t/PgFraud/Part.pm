@@ -13,7 +13,7 @@ use File::Temp ();
 use IO::Socket::INET;
 use Test::More;
 
-our @EXPORT_OK = qw(free_port need part_script patience run_dir wait_for);
+our @EXPORT_OK = qw(free_port need part_script patience run_dir soon wait_for);
 
 my $top = abs_path(dirname(__FILE__) . '/../../..');
 my %locks;
@@ -93,6 +93,14 @@ sub wait_for(&;$)
 		return 0 if Time::HiRes::time() > $end;
 		Time::HiRes::sleep(0.05);
 	}
+}
+
+# A test: it comes true
+sub soon
+{
+	my ($condition, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	return ok(&wait_for($condition), $name);
 }
 
 require Time::HiRes;

@@ -116,6 +116,25 @@ sub session
 	return $self->{node}->background_psql($self->{dbname}, %args);
 }
 
+# Keeps the rows for which the condition (of NEW) holds from being inserted, and
+# their transaction open, until the session that is returned ends
+sub hold_rows
+{
+	my ($self, $table, $when) = @_;
+	$self->sql(<<"END");
+CREATE FUNCTION hold_row() RETURNS trigger LANGUAGE plpgsql AS \$\$
+BEGIN
+	PERFORM pg_advisory_xact_lock_shared(1);
+	RETURN NEW;
+END \$\$;
+CREATE TRIGGER hold_row BEFORE INSERT ON $table FOR EACH ROW
+	WHEN ($when) EXECUTE FUNCTION hold_row();
+END
+	my $session = $self->session;
+	$session->query_safe('SELECT pg_advisory_lock(1)');
+	return $session;
+}
+
 sub start { $_[0]{node}->start; }
 sub stop { $_[0]{node}->stop($_[1] // 'fast'); }
 # restart('immediate'): as after a crash
