@@ -57,6 +57,7 @@ struct FraudList
 	bool			  own_changes;	/* has entries that are not committed yet */
 	uint64			  generation;	/* of the entries that it has */
 	uint64			  config_generation;
+	Oid				  relid; /* of the table that it is in */
 	int64			  id;
 	int64			  era;
 	int64			  last_change;
@@ -155,13 +156,14 @@ forget_entries(FraudList *list)
 static void
 set_identity(FraudList *list, int64 id, int64 era)
 {
-	if (list->values != NULL && list->id == id && list->era == era &&
-		!list->fresh_needed)
+	if (list->values != NULL && list->relid == config_relid && list->id == id &&
+		list->era == era && !list->fresh_needed)
 		return;
 	forget_entries(list);
 	list->context = AllocSetContextCreate(TopMemoryContext, "pg_fraud list",
 										  ALLOCSET_DEFAULT_SIZES);
 	list->values = list_values_create(list->context);
+	list->relid = config_relid;
 	list->id = id;
 	list->era = era;
 	list->last_change = PG_INT64_MIN;

@@ -132,6 +132,20 @@ SELECT fraud.create_list('listing_exact');
 SELECT fraud.in_list('listing_exact', '10');
 ROLLBACK;
 SELECT fraud.in_list('listing_exact', '10');
+-- another extension's list is another one, though it has the same number
+BEGIN;
+SET LOCAL client_min_messages = error;
+DROP EXTENSION pg_fraud CASCADE;
+CREATE EXTENSION pg_fraud;
+SELECT fraud.create_list('listing_again');
+SELECT fraud.add_to_list('listing_again', 'a');
+SELECT fraud.in_list('listing_again', 'a');
+DROP EXTENSION pg_fraud CASCADE;
+CREATE EXTENSION pg_fraud;
+SELECT fraud.create_list('listing_again');
+SELECT fraud.in_list('listing_again', 'a');
+ROLLBACK;
+SELECT fraud.in_list('listing_exact', '10');
 -- names are as long as names are
 SELECT fraud.create_list(repeat('n', 70)::name);
 SELECT fraud.add_to_list(repeat('n', 70)::name, 'x');
