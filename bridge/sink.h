@@ -43,7 +43,7 @@ typedef struct SinkColumn
 	bool  array; /* type is that of the elements */
 } SinkColumn;
 
-/* What a sink is opened with; it stays valid and unchanged until close() */
+/* What a sink is opened with; but for position it stays as it is until close() */
 typedef struct SinkSetup
 {
 	const char		 *name;

@@ -146,6 +146,7 @@ end_batch(Work *work, const LedgerPage *page)
 	}
 	string_copy(cursor->last_batch, cursor->batch, sizeof(cursor->last_batch));
 	pass_page(work, page);
+	work->setup.position = cursor->position;
 	cursor->batches++;
 	cursor->sent += page->nevents - refused;
 	cursor->failed += refused;

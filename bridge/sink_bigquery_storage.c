@@ -267,6 +267,7 @@ contradiction(Sink *sink, bool beyond, SinkError *err)
 	BqPlace	  *place = &sink->place;
 	SinkError  ignored = {0};
 	long long  offset = (long long) place->offset;
+	long long  next = (long long) sink->bq.setup->position + 1;
 	SinkResult result = SINK_STOP;
 
 	sink_error(err,
@@ -276,12 +277,13 @@ contradiction(Sink *sink, bool beyond, SinkError *err)
 				   : "%s.%s.%s: BigQuery's stream has rows at offset %lld that "
 					 "this database knows nothing of",
 			   sink->bq.project, sink->bq.dataset, sink->bq.table, offset);
-	snprintf(err->hint, sizeof(err->hint), "%s",
-			 beyond ? "See which alerts the table lacks; "
-					  "fraud.resume_sink(name, from_id) sends from one on."
+	snprintf(err->hint, sizeof(err->hint),
+			 "%s  SELECT fraud.resume_sink('%s', %lld) would send from alert "
+			 "%lld on.",
+			 beyond ? "See which alerts the table lacks."
 					: "The database was set back.  See which alerts the table "
-					  "has; fraud.resume_sink(name, from_id) sends from one "
-					  "on.");
+					  "has.",
+			 sink->bq.setup->name, next, next);
 	bq_place_clear(place);
 	if (!bq_place_save(&sink->bq, place, &ignored))
 		result = SINK_RETRY;

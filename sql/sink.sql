@@ -113,6 +113,22 @@ SELECT state, last_error FROM fraud.sinks WHERE name = 'late';
 SELECT fraud.report_sink('late', true, 'no more', 'do this');
 SELECT state, last_error, stopped_reason, stopped_hint FROM fraud.sinks WHERE name = 'late';
 
+-- a mode is changed between two batches
+SELECT fraud.add_sink('moded', 'bigquery', '{"table": "p-1.d.t", "mode": "load", "every": "1 hour"}');
+SELECT fraud.alter_sink('moded', '{"mode": "storage_write", "every": null}');
+UPDATE fraud.sink_cursor SET batch = '00000000-0000-0000-0000-000000000001', batch_first_id = 7 WHERE sink = 'moded';
+\set VERBOSITY default
+SELECT fraud.alter_sink('moded', '{"mode": "load"}');
+\set VERBOSITY terse
+SELECT fraud.add_sink('moded', 'bigquery', '{"table": "p-1.d.t"}', replace => true);
+SELECT fraud.alter_sink('moded', '{"table": "p-1.d.u", "mode": "storage_write"}');
+BEGIN;
+SELECT fraud.resume_sink('moded', 7);
+SELECT fraud.alter_sink('moded', '{"mode": "load"}');
+COMMIT;
+SELECT s.options, c.batch, c.last_id FROM fraud.sink_config AS s JOIN fraud.sink_cursor AS c ON c.sink = s.name WHERE s.name = 'moded';
+SELECT fraud.drop_sink('moded');
+
 -- who may do what
 CREATE ROLE regress_sink_operator;
 CREATE ROLE regress_sink_reader;

@@ -85,5 +85,20 @@ foreach (1 .. 8)
 	$bridge = start();
 }
 exactly_once('killed eight times');
+
+# The mode is changed when no job may be running
+my $done = jobs();
+$fake->ask('POST', 'job_seconds', { seconds => 4 });
+$server->sql("INSERT INTO payments VALUES (3, 1000, '{}', NULL, 'mode')");
+ok((wait_for { jobs() > $done } 20), 'a job runs');
+$server->sql_fails(q(SELECT fraud.alter_sink('load.it', '{"mode": "insert_all", "every": null}')),
+	qr/cannot be changed while a batch is being sent.*SELECT fraud.resume_sink\('load.it', \d+\)/s,
+	'meanwhile the mode stays');
+$server->wait_sql('SELECT batch IS NULL FROM fraud.sink_cursor', 't', 30);
+$server->sql(q(SELECT fraud.alter_sink('load.it', '{"mode": "insert_all", "every": null}')));
+$done = jobs();
+$server->sql("INSERT INTO payments VALUES (4, 1000, '{}', NULL, 'mode')");
+exactly_once('then it is changed');
+is(jobs(), $done, 'it is another one');
 is($bridge->stop, 0, 'it stops');
 done_testing();

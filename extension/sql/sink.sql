@@ -121,7 +121,7 @@ CREATE UNIQUE INDEX sink_failures_retry_idx ON fraud.sink_failures (sink, retry)
 -- a batch that is sent again is refused again
 CREATE UNIQUE INDEX sink_failures_event_idx
     ON fraud.sink_failures (sink, alert_id, (coalesce(review_id, 0)));
-COMMENT ON TABLE fraud.sink_failures IS 'Alerts that a receiver refused for good';
+COMMENT ON TABLE fraud.sink_failures IS 'Alerts that a receiver refused for good; see fraud.parked';
 COMMENT ON COLUMN fraud.sink_failures.id IS 'Ascending key';
 COMMENT ON COLUMN fraud.sink_failures.sink IS 'The sink''s name';
 COMMENT ON COLUMN fraud.sink_failures.event IS 'alert, review or cleared';
@@ -530,6 +530,35 @@ CREATE FUNCTION fraud.change_sink_topic(sink text, old_options jsonb, new_option
     $$;
 COMMENT ON FUNCTION fraud.change_sink_topic(text, jsonb, jsonb) IS 'Internal: forgets the last batch of a sink whose topic changes';
 
+-- What became of a batch in doubt is known to the mode that sent it alone: a
+-- load job may still run, and insertId is asked of nobody else.
+CREATE FUNCTION fraud.change_sink_mode(sink text, old_options jsonb, new_options jsonb) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    first_id bigint;
+BEGIN
+    IF old_options -> 'mode' IS NOT DISTINCT FROM new_options -> 'mode' THEN
+        RETURN;
+    END IF;
+    -- its thread reads the cursor again before it begins another batch
+    UPDATE fraud.sink_cursor AS c SET epoch = c.epoch + 1
+     WHERE c.sink = change_sink_mode.sink AND c.batch IS NULL;
+    IF NOT FOUND THEN
+        SELECT c.batch_first_id INTO first_id FROM fraud.sink_cursor AS c
+         WHERE c.sink = change_sink_mode.sink;
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use',
+            MESSAGE = format('option "mode" of sink "%s" cannot be changed while a batch is being sent', sink),
+            DETAIL = format('Whether BigQuery has its alerts, from %s on, mode "%s" alone can find out.',
+                            first_id, old_options ->> 'mode'),
+            HINT = format('Try again when it is done.  To give it up, change the mode in one transaction with '
+                          'SELECT fraud.resume_sink(%L, %s), which sends those alerts again.', sink, first_id);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION fraud.change_sink_mode(text, jsonb, jsonb) IS 'Internal: refuses to change the mode of a sink while a batch is in doubt';
+
 -- Locks the row of a sink that must exist.
 CREATE FUNCTION fraud.lock_sink(sink text) RETURNS fraud.sink_config
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -592,6 +621,7 @@ BEGIN
         PERFORM fraud.place_sink(name, CASE start WHEN 'earliest' THEN 1 END);
     ELSE
         PERFORM fraud.change_sink_topic(name, old_options, checked);
+        PERFORM fraud.change_sink_mode(name, old_options, checked);
     END IF;
     PERFORM pg_notify('pg_fraud', 'sink ' || name);
 END
@@ -618,6 +648,7 @@ BEGIN
     PERFORM fraud.check_sink_target(target);
     merged := fraud.check_sink_options(sink.kind, merged);
     PERFORM fraud.change_sink_topic(name, sink.options, merged);
+    PERFORM fraud.change_sink_mode(name, sink.options, merged);
     UPDATE fraud.sink_config AS s
        SET options = merged,
            target = coalesce(alter_sink.target, s.target),
