@@ -543,6 +543,9 @@ sub end_to_end
 		delete $process{fraudbridge};
 		die "fraudbridge failed:\n" . log_end('fraudbridge') if $status != 0;
 	});
+	# a backend is counted when it has ended; those that count the rows are not
+	sleep(0.01) until sql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'bridge'") eq '0';
+	$postgres = postgres_cpu() - $postgres;
 	my ($steady, $commit) = read_log();
 	my ($stored, $marked, $alerts) = split /\|/, sql('SELECT count(*), '
 		  . 'count(*) FILTER (WHERE is_fraud), (SELECT count(*) FROM fraud.alerts) '
@@ -553,7 +556,7 @@ sub end_to_end
 	sql("SELECT fraud.drop_source('$source')");
 	return { end_to_end => $took, steady => $steady, commit => $commit,
 		memory => $peak, wal => $wal / $rows, marked => $marked,
-		backend_cpu => postgres_cpu() - $postgres,
+		backend_cpu => $postgres,
 		cpu => $cpu };
 }
 
