@@ -36,8 +36,8 @@ PG_CFLAGS = -Wall -Wextra -Wno-unused-parameter -Wno-sign-compare \
 
 # The extension's SQL, one file per noun, joined in this order.
 SQL_PARTS = $(addprefix extension/sql/, \
-	header.sql role.sql watch.sql rule.sql proposal.sql brake.sql counter.sql \
-	ddl.sql failure.sql ledger.sql ask.sql backtest.sql compare.sql helper.sql \
+	header.sql role.sql watch.sql name.sql rule.sql proposal.sql brake.sql \
+	counter.sql ddl.sql failure.sql ledger.sql ask.sql backtest.sql compare.sql helper.sql \
 	list.sql lock.sql source.sql position.sql dead_letter.sql sink.sql \
 	bridge.sql branch.sql api.sql page_parts.sql page.sql privilege.sql footer.sql)
 DATA_built = extension/pg_fraud--$(EXTVERSION).sql

@@ -169,4 +169,42 @@ ROLLBACK;
 SELECT fraud.alter_rule('undone', 'big', score => 4);
 INSERT INTO undone VALUES (500) RETURNING is_fraud, fraud_score;
 
+-- A table that is renamed keeps its rules' history
+CREATE TABLE before (id int, amount numeric);
+SELECT fraud.watch('before');
+SELECT fraud.add_rule('before', 'big', 'amount > 100');
+SELECT fraud.alter_rule('before', 'big', condition => 'amount > 200');
+SELECT fraud.add_rule('before', 'gone', 'amount < 0'), fraud.drop_rule('before', 'gone');
+INSERT INTO before VALUES (1, 500);
+ALTER TABLE before RENAME TO after;
+INSERT INTO after VALUES (2, 600);
+SELECT a.transaction ->> 'id' AS id, a.table_name, e.rule, e.version, e.condition, e.current_version, e.observed
+  FROM fraud.alerts a, fraud.explain_alert(a.id) e WHERE a.table_name IN ('rule_change.before', 'rule_change.after') ORDER BY a.id;
+SELECT field, old, new FROM fraud.rule_diff('after', 'big') WHERE field IN ('version', 'condition');
+SELECT hits FROM fraud.backtest('after', rule => 'big', version => 1);
+SELECT fraud.alter_rule('after', 'big', condition => 'amount > 300');
+SELECT field, old, new FROM fraud.rule_diff('after', 'big') WHERE field IN ('version', 'condition');
+SELECT fraud.rollback_rule('after', 'big', 1), fraud.rollback_rule('after', 'gone', 1);
+CREATE SCHEMA rule_change_else;
+ALTER TABLE after SET SCHEMA rule_change_else;
+SELECT fraud.rollback_rule('rule_change_else.after', 'big', 2);
+SELECT table_name, name, version, action, condition FROM fraud.rule_versions WHERE table_name ~ '^rule_change(_else)?.(before|after)$' ORDER BY id;
+SELECT a.transaction ->> 'id' AS id, e.version, e.condition, e.current_version
+  FROM fraud.alerts a, fraud.explain_alert(a.id) e WHERE a.table_name ~ '^rule_change.(before|after)$' ORDER BY a.id;
+-- and the changes that wait
+SELECT fraud.watch('rule_change_else.after', approval => true);
+SELECT fraud.alter_rule('rule_change_else.after', 'big', score => 3);
+ALTER TABLE rule_change_else.after RENAME TO last;
+SELECT fraud.alter_rule('rule_change_else.last', 'big', score => 4);
+SELECT table_name, action, score, status FROM fraud.rule_proposals WHERE table_name ~ '^rule_change' ORDER BY id;
+ALTER TABLE rule_change_else.last RENAME TO lasting;
+CREATE ROLE rule_change_other IN ROLE fraud_admin;
+GRANT USAGE ON SCHEMA rule_change_else TO rule_change_other;
+SET ROLE rule_change_other;
+SELECT fraud.approve_rule('rule_change_else.lasting', 'big');
+RESET ROLE;
+SELECT name, version, score FROM fraud.rules WHERE target = 'rule_change_else.lasting'::regclass ORDER BY name;
+DROP SCHEMA rule_change_else CASCADE;
+DROP ROLE rule_change_other;
+
 DROP SCHEMA rule_change CASCADE;

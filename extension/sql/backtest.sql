@@ -51,8 +51,8 @@ BEGIN
         SELECT r.condition, r.score INTO condition, score FROM fraud.get_rule($1, $2) AS r;
         RETURN;
     END IF;
-    SELECT v.condition, v.score INTO condition, score FROM fraud.rule_versions AS v
-     WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND v.version = $3;
+    SELECT v.condition, v.score INTO condition, score
+      FROM fraud.get_version(fraud.table_name($1), $2, $3) AS v;
     IF condition IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('rule "%s" of table %s has no version %s', rule, fraud.table_name(target), version),

@@ -62,14 +62,10 @@ SET search_path = pg_catalog, pg_temp AS $$
     JOIN fraud.alerts a ON a.id = shown.id
     CROSS JOIN LATERAL ROWS FROM (unnest(a.rules), unnest(a.rule_versions))
         WITH ORDINALITY AS fired (name, version, place)
-    LEFT JOIN fraud.rule_versions v
-        ON v.table_name = a.table_name AND v.name = fired.name
-       AND v.version = fired.version
+    LEFT JOIN LATERAL fraud.get_version(a.table_name, fired.name, fired.version) v ON true
     LEFT JOIN LATERAL (
         SELECT CASE WHEN l.action <> 'drop' THEN l.version END AS version
-        FROM fraud.rule_versions l
-        WHERE l.table_name = a.table_name AND l.name = fired.name
-        ORDER BY l.version DESC LIMIT 1) newest ON true
+        FROM fraud.get_version(a.table_name, fired.name) l) newest ON true
     WHERE shown.id = explain_alert.alert_id
     ORDER BY fired.place;
 $$;

@@ -34,7 +34,8 @@ GRANT EXECUTE ON FUNCTION fraud.table_name(regclass), fraud.rule_counts(),
     fraud.rule_error(regclass, text)
     TO fraud_reader, fraud_bridge;
 GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions, fraud.rule_proposals TO fraud_reader;
-GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int) TO fraud_reader;
+GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int),
+    fraud.get_version(text, text, int, int) TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text),
     fraud.begin_batch(text, text, int, text, bigint), fraud.batch_alerts(),
     fraud.batch_judges(regclass), fraud.keep_unjudged(), fraud.fold_counters(),

@@ -58,7 +58,8 @@ CREATE FUNCTION fraud.is_proposed(target regclass, name text) RETURNS boolean
     SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT EXISTS (SELECT FROM fraud.rule_proposals AS p
-                    WHERE p.table_name = fraud.table_name($1) AND p.name = $2 AND p.status = 'pending')
+                    WHERE p.table_name = ANY (fraud.same_table(fraud.table_name($1))) AND p.name = $2
+                      AND p.status = 'pending')
     $$;
 COMMENT ON FUNCTION fraud.is_proposed(regclass, text) IS 'Internal: does a change of the rule wait for approval?';
 
@@ -84,7 +85,8 @@ DECLARE
     proposal fraud.rule_proposals;
 BEGIN
     SELECT p.* INTO proposal FROM fraud.rule_proposals AS p
-     WHERE p.table_name = fraud.table_name($1) AND p.name = $2 AND p.status = 'pending';
+     WHERE p.table_name = ANY (fraud.same_table(fraud.table_name($1))) AND p.name = $2 AND p.status = 'pending'
+     ORDER BY p.id DESC LIMIT 1;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('no change of rule "%s" of table %s waits for approval', name, fraud.table_name(target));

@@ -147,6 +147,21 @@ END
 $$;
 COMMENT ON FUNCTION fraud.check_rule(fraud.rule_config) IS 'Internal: checks the parts of a rule before it is saved';
 
+-- A version of a rule, the latest one that is before another one, or the
+-- latest: also one of the time when the table had another name.
+CREATE FUNCTION fraud.get_version(table_name text, name text, version int DEFAULT NULL, before int DEFAULT NULL)
+    RETURNS fraud.rule_versions
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT v FROM fraud.rule_versions AS v
+     WHERE v.table_name = ANY (fraud.same_table($1)) AND v.name = $2
+       AND ($3 IS NULL OR v.version = $3) AND ($4 IS NULL OR v.version < $4)
+     ORDER BY v.version DESC, v.table_name <> $1 LIMIT 1
+    $$;
+COMMENT ON FUNCTION fraud.get_version(text, text, int, int) IS
+    'Internal: a version of a rule of the table of this name (NULL: the latest, or the latest before another one)';
+
 -- The next version of a rule; the caller holds the table's row lock.
 CREATE FUNCTION fraud.next_version(target regclass, name text) RETURNS int
     LANGUAGE sql STABLE
@@ -154,7 +169,7 @@ CREATE FUNCTION fraud.next_version(target regclass, name text) RETURNS int
     AS $$
     SELECT 1 + greatest(
         (SELECT max(v.version) FROM fraud.rule_versions AS v
-          WHERE v.table_name = fraud.table_name($1) AND v.name = $2),
+          WHERE v.table_name = ANY (fraud.same_table(fraud.table_name($1))) AND v.name = $2),
         (SELECT r.version FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2), 0)
     $$;
 COMMENT ON FUNCTION fraud.next_version(regclass, text) IS 'Internal: number of a rule''s next version';
@@ -268,7 +283,7 @@ BEGIN
     rule.approved_by := NULL;
     IF (SELECT w.approval FROM fraud.watch_config AS w WHERE w.target = rule.target) THEN
         UPDATE fraud.rule_proposals AS p SET status = 'superseded', decided_at = clock_timestamp()
-         WHERE p.table_name = full_name AND p.name = rule.name AND p.status = 'pending';
+         WHERE p.table_name = ANY (fraud.same_table(full_name)) AND p.name = rule.name AND p.status = 'pending';
         INSERT INTO fraud.rule_proposals
             (table_name, name, action, base_version, mode, score, condition, description, on_error,
              max_time_us, max_share, share_rows, proposed_by, actor, login, proposed_at)
@@ -418,9 +433,8 @@ DECLARE
     rule fraud.rule_config;
 BEGIN
     PERFORM fraud.lock_rules(target);
-    SELECT v.* INTO old FROM fraud.rule_versions AS v
-     WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND v.version = $3;
-    IF NOT FOUND OR old.condition IS NULL THEN
+    old := fraud.get_version(fraud.table_name(target), name, version);
+    IF version IS NULL OR old.condition IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('rule "%s" of table %s has no version %s to go back to',
                              name, fraud.table_name(target), version),
@@ -452,18 +466,14 @@ DECLARE
     before fraud.rule_versions;
     after fraud.rule_versions;
 BEGIN
-    SELECT v.* INTO after FROM fraud.rule_versions AS v
-     WHERE v.table_name = fraud.table_name($1) AND v.name = $2 AND ($3 IS NULL OR v.version = $3)
-     ORDER BY v.version DESC LIMIT 1;
-    IF NOT FOUND THEN
+    after := fraud.get_version(fraud.table_name(target), name, version);
+    IF after.id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('rule "%s" of table %s has no such version', $2, fraud.table_name($1)),
             HINT = 'See fraud.rule_versions.';
     END IF;
-    SELECT v.* INTO before FROM fraud.rule_versions AS v
-     WHERE v.table_name = after.table_name AND v.name = $2
-       AND CASE WHEN $4 IS NULL THEN v.version < after.version ELSE v.version = $4 END
-     ORDER BY v.version DESC LIMIT 1;
+    before := fraud.get_version(fraud.table_name(target), name, against,
+                                before => CASE WHEN against IS NULL THEN after.version END);
     RETURN QUERY
         SELECT a.key, b.value, a.value
           FROM jsonb_each_text(to_jsonb(after)) WITH ORDINALITY AS a(key, value, place)
