@@ -455,16 +455,11 @@ load_flush(Load *load)
 		ExecClearTuple(load->slots[i]);
 	MemoryContextSwitchTo(old);
 	ResetExprContext(load->econtext);
-<<<<<<< HEAD
 	/*
 	 * Have it written meanwhile, that COMMIT need not wait for all of it.  Of
 	 * a few rows COMMIT is near, and should not find the WAL being written.
 	 */
-	if (load->nrows == GROUP_ROWS || load->nbytes > GROUP_BYTES)
-=======
-	/* have much of it written meanwhile: COMMIT need not wait for it then */
 	if (group_is_full(load))
->>>>>>> da0e7fc (Had the WAL of a full group written meanwhile, not that of a small batch; left out of the benchmark's CPU time what counts the rows)
 		XLogSetAsyncXactLSN(XactLastRecEnd);
 	load->stored += load->nrows;
 	load->nrows = 0;
