@@ -43,9 +43,9 @@ SELECT fraud.add_to_list('listing_bad', 'acme');
 SELECT try();
 -- expiry
 SELECT fraud.add_to_list('listing_bad', 'acme', expires_at => now() - interval '1 s');
-SELECT fraud.add_to_list('listing_bad', 'nice', expires_at => clock_timestamp() + interval '300 ms');
+SELECT fraud.add_to_list('listing_bad', 'nice', expires_at => clock_timestamp() + interval '2 s');
 SELECT try();
-SELECT pg_sleep(0.4);
+SELECT pg_sleep(2.1);
 SELECT try();
 SELECT fraud.add_to_list('listing_bad', ARRAY['acme', 'nice']);
 -- an allow list outranks

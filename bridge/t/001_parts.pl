@@ -100,10 +100,10 @@ sub dial
 }
 sub answer
 {
-	my ($socket, $text) = @_;
+	my ($socket, $text, $patience) = @_;
 	local $SIG{PIPE} = 'IGNORE';
 	syswrite($socket, $text) // return undef;
-	IO::Select->new($socket)->can_read(1) or return 'nothing';
+	IO::Select->new($socket)->can_read($patience // PgFraud::Part::patience()) or return 'nothing';
 	my $n = sysread($socket, my $got, 4096);
 	return $n ? $got : undef;
 }
@@ -121,7 +121,7 @@ ok($proxy->lost, 'and it says so');
 $line = dial();
 is(answer($line, 'COMMIT'), 'COMMIT', 'once only');
 $proxy->hold;
-is(answer($line, 'held'), 'nothing', 'it holds back');
+is(answer($line, 'held', 1), 'nothing', 'it holds back');
 $proxy->pass;
 is(answer($line, ''), 'held', 'and lets go');
 $proxy->cut;

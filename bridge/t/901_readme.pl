@@ -133,7 +133,7 @@ sub prepare
 		}
 		elsif ($word eq 'wait')
 		{
-			ok($server->wait_sql($rest, 't', 60),
+			ok($server->wait_sql($rest, 't'),
 				"line $block->{line}: $rest");
 		}
 		else
@@ -222,7 +222,7 @@ sub run_block
 	my $out = '';
 	my $in = $block->{kind} eq 'sql' ? $text : '';
 	IPC::Run::run(\@command, '<', \$in, '>', \$out, '2>&1',
-		IPC::Run::timeout(120));
+		IPC::Run::timeout(300));
 	my $code = $? >> 8;
 	if (exists $test{fails} ? $code == 0 : $code != 0)
 	{

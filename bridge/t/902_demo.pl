@@ -40,7 +40,7 @@ END
 }
 
 my $good = demo(20000);
-is($good->wait_exit(180), 0, 'it ends well') or diag($good->log_text);
+is($good->wait_exit(400), 0, 'it ends well') or diag($good->log_text);
 my $output = $good->log_text;
 like($output, qr/messages +\d[\d,]* +frauds +\d+/, 'progress');
 like($output, qr/^ +\d+ \| public\.p\w+ +\| +\d+\.\d\d \|/m, 'alerts by SQL');
@@ -53,12 +53,12 @@ like($output, qr/22P02 +\| .*invalid input syntax for type numeric: "a lot"/,
 is(scalar(() = $output =~ /^  \x{e2}\x{9c}\x{93} /mg), 10, 'every count agrees');
 
 my $bad = demo(2_000_000);
-ok($bad->wait_log(qr/messages +[1-9]/, 60), 'a demo that streams');
+ok($bad->wait_log(qr/messages +[1-9]/), 'a demo that streams');
 my ($bridge) = grep { slurp("/proc/$_/comm") eq "fraudbridge\n"
 	  && slurp("/proc/$_/environ") =~ /PG_FRAUD_RUN=\Q$runs[1]\E\0/ }
   map { m{(\d+)$} } glob('/proc/[0-9]*');
 kill('KILL', $bridge);
-isnt($bad->wait_exit(30), 0, 'without its bridge it fails');
+ok($bad->wait_exit, 'without its bridge it fails');
 like($bad->log_text, qr/the bridge has ended/, 'and says why');
 
 done_testing();

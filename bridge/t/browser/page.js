@@ -35,7 +35,7 @@ const trouble = [], foreign = [];
 
 async function open(options, hash = '') {
 	const context = await browser.newContext({ viewport: { width: 1360, height: 820 }, timezoneId: 'UTC', ...options });
-	context.setDefaultTimeout(15000);
+	context.setDefaultTimeout(120000);
 	await context.addInitScript(() => {
 		window.refused = [];
 		document.addEventListener('securitypolicyviolation', e => window.refused.push(`${e.violatedDirective} ${e.blockedURI}`));
@@ -47,9 +47,23 @@ async function open(options, hash = '') {
 	});
 	page.on('pageerror', e => trouble.push(e.stack || e.message));
 	page.on('dialog', d => { trouble.push(`dialog: ${d.message()}`); d.dismiss(); });
+	page.pending = new Set();
+	page.on('request', r => page.pending.add(r));
+	page.on('requestfinished', r => page.pending.delete(r));
+	page.on('requestfailed', r => page.pending.delete(r));
 	page.on('request', r => { if (!r.url().startsWith(set.url) && !r.url().startsWith('data:')) foreign.push(r.url()); });
 	await page.goto(`${set.url}/rpc/page${hash}`);
 	return page;
+}
+
+/* Until the page has done what it was about: what it puts off (a filter that is
+   being typed) is begun, every request has been answered, and the answers are
+   shown */
+async function quiet(page) {
+	for (let calm = 0; calm < 3;) {
+		await page.evaluate(ms => new Promise(done => setTimeout(done, ms)), calm ? 100 : 350);
+		calm = page.pending.size ? 0 : calm + 1;
+	}
 }
 
 async function signIn(page, token) {
@@ -76,7 +90,7 @@ async function refresh(page) {
 	await every(page, '2');
 	await head;
 	await every(page, '0');
-	await page.waitForTimeout(400);
+	await quiet(page);
 }
 const intruders = page => page.evaluate(() => ({
 	pwned: window.pwned, refused: window.refused,
@@ -102,7 +116,7 @@ async function signing() {
 	await signIn(page, set.tokens.analyst);
 	ok((await ids(page)).length > 0, 'with a token the alerts are there');
 	await page.selectOption('#f-status', 'open');
-	await page.waitForTimeout(600);
+	await quiet(page);
 	const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href]));
 	ok(!kept.includes(set.tokens.analyst.slice(0, 20)), 'the token is kept in memory only', kept);
 	await page.reload();
@@ -172,10 +186,10 @@ async function filtering() {
 	const page = await open({});
 	await signIn(page, set.tokens.analyst);
 	const count = async () => {
-		await page.waitForTimeout(700);
+		await quiet(page);
 		for (let had = -1, now = (await ids(page)).length; now !== had; had = now, now = (await ids(page)).length) {
 			await page.evaluate(() => { document.getElementById('list').scrollTop = 1e9; });
-			await page.waitForTimeout(400);
+			await quiet(page);
 		}
 		return ids(page);
 	};
@@ -198,7 +212,7 @@ async function filtering() {
 	await page.fill('#f-until', set.counts.until.replace(/:00$/, ''));
 	is((await count()).length, set.counts.time, 'and by time');
 	await page.click('#f-reset');
-	await page.waitForTimeout(700);
+	await quiet(page);
 	const total = set.counts.day;
 	is(+(await page.textContent('#chart-total')).replace(/\D/g, ''), total, 'the chart counts the frauds of its span');
 	const bar = await page.$$eval('#bars .hit', hits => {
@@ -218,7 +232,7 @@ async function reviewing() {
 	const page = await open({});
 	await signIn(page, set.tokens.analyst);
 	await page.selectOption('#f-table', 'public.payments');
-	await page.waitForTimeout(700);
+	await quiet(page);
 	/* by keyboard alone from here */
 	await page.locator('#main').focus();
 	await page.keyboard.press('j');
@@ -270,12 +284,12 @@ async function reviewing() {
 async function refreshing() {
 	const page = await open({});
 	await signIn(page, set.tokens.analyst);
-	await page.waitForTimeout(500);
+	await quiet(page);
 	await insert(2);
 	await refresh(page);
 	is(await page.evaluate(() => document.getElementById('list').scrollTop), 0, 'at the top new alerts simply appear');
 	await page.evaluate(() => { document.getElementById('list').scrollTop = 900; });
-	await page.waitForTimeout(300);
+	await quiet(page);
 	const place = () => page.evaluate(() => {
 		const top = document.getElementById('list').getBoundingClientRect().top + 30;
 		const row = [...document.querySelectorAll('#alert-grid tbody tr')].find(r => r.getBoundingClientRect().bottom > top);
@@ -308,7 +322,7 @@ async function refreshing() {
 	await refresh(page);
 	ok(/Many new/.test(await page.textContent('#fresh')), 'more than a refresh can bring is said, not shown in part');
 	await page.click('#fresh');
-	await page.waitForTimeout(700);
+	await quiet(page);
 	const now = await ids(page), newest = await ask('/alerts?select=id&limit=60');
 	is(now.slice(0, 60), newest.map(r => String(r.id)), 'and one click shows the newest');
 
@@ -386,7 +400,7 @@ async function phoning() {
 	ok(await wide(page) <= 0, 'on a phone nothing is wider than the screen', await wide(page));
 	await shot(page, 'phone-list');
 	await page.evaluate(() => scrollTo(0, 1500));
-	await page.waitForTimeout(500);
+	await quiet(page);
 	const y = await page.evaluate(() => scrollY);
 	const row = await page.evaluate(() => [...document.querySelectorAll('#alert-grid tbody tr')].findIndex(r => r.getBoundingClientRect().top > 200));
 	await page.locator('#alert-grid tbody tr').nth(row).tap();
@@ -398,19 +412,19 @@ async function phoning() {
 	const small = await page.$$eval('#detail button', b => b.filter(x => x.offsetParent && x.getBoundingClientRect().height < 22).length);
 	is(small, 0, 'what is to be tapped is large enough');
 	await page.locator('#detail .close').tap();
-	await page.waitForTimeout(300);
+	await quiet(page);
 	ok(Math.abs(await page.evaluate(() => scrollY) - y) < 3, 'Back is where he was', y, await page.evaluate(() => scrollY));
 	await insert(5);
 	const top = () => page.evaluate(i => Math.round(document.querySelector(`#alert-grid tbody`).querySelectorAll('tr')[i].getBoundingClientRect().top), row);
 	const held = await page.evaluate(i => document.querySelectorAll('#alert-grid tbody tr')[i].fraudKey, row), was = await top();
 	await every(page, '2');
 	await page.waitForFunction(id => document.querySelectorAll('#alert-grid tbody tr')[0].fraudKey !== id, (await ids(page))[0]);
-	await page.waitForTimeout(300);
+	await quiet(page);
 	const is_at = await page.evaluate(id => Math.round([...document.querySelectorAll('#alert-grid tbody tr')].find(r => r.fraudKey === id).getBoundingClientRect().top), held);
 	ok(Math.abs(is_at - was) <= 2, 'a refresh keeps the place on a phone, too', was, is_at);
 	for (const view of ['rules', 'dead', 'streams']) {
 		await page.locator(`nav [data-view=${view}]`).tap();
-		await page.waitForTimeout(700);
+		await quiet(page);
 		ok(await wide(page) <= 0, `${view} fits the phone`, await wide(page));
 		await shot(page, `phone-${view}`);
 	}
