@@ -39,7 +39,8 @@ SQL_PARTS = $(addprefix extension/sql/, \
 	header.sql role.sql watch.sql name.sql rule.sql proposal.sql brake.sql \
 	counter.sql ddl.sql failure.sql ledger.sql ask.sql backtest.sql compare.sql helper.sql \
 	list.sql lock.sql source.sql position.sql dead_letter.sql sink.sql \
-	bridge.sql branch.sql api.sql page_parts.sql page.sql privilege.sql footer.sql)
+	sink_option.sql sink_bridge.sql sink_view.sql bridge.sql branch.sql prune.sql \
+	api.sql page_parts.sql page.sql privilege.sql footer.sql)
 DATA_built = extension/pg_fraud--$(EXTVERSION).sql
 DATA = $(wildcard extension/pg_fraud--*--*.sql)
 
