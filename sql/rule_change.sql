@@ -206,5 +206,6 @@ RESET ROLE;
 SELECT name, version, score FROM fraud.rules WHERE target = 'rule_change_else.lasting'::regclass ORDER BY name;
 DROP SCHEMA rule_change_else CASCADE;
 DROP ROLE rule_change_other;
+DELETE FROM fraud.rule_proposals WHERE table_name ~ '^rule_change';
 
 DROP SCHEMA rule_change CASCADE;
