@@ -1,5 +1,6 @@
 # From topics into tables: several sources and partitions, changes while it
-# runs, latency, hints to Kafka, preview, and memory.
+# runs, hints to Kafka, preview, and memory.
+# Takes long.
 
 use strict;
 use warnings;

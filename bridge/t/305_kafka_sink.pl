@@ -1,4 +1,5 @@
 # Frauds go to a Kafka topic, each exactly once, whatever is killed.
+# Takes long.
 
 use strict;
 use warnings;

@@ -1,5 +1,6 @@
 # Frauds are POSTed, signed so that the ready library of Standard Webhooks
 # verifies them, at least once, and each decision on them too.
+# Takes long.
 
 use strict;
 use warnings;

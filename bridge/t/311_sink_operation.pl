@@ -1,6 +1,7 @@
 # Operating sinks: what was parked is tried again, a sink goes back to a time,
 # one that hangs holds up nobody, old alerts go when everybody has had them,
 # and fraud.sinks tells all of it as it is.
+# Takes long.
 
 use strict;
 use warnings;

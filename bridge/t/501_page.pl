@@ -1,5 +1,6 @@
 # The alerts page: what the gateway sends, and what a person sees and does in
 # a real browser, with hostile data in every field.
+# Takes long.
 
 use strict;
 use warnings;
