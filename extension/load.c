@@ -28,8 +28,6 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/copy.h"
-#include "commands/copyfrom_internal.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/nodeModifyTable.h"
@@ -67,7 +65,6 @@ typedef struct Load
 {
 	Relation		rel;
 	RuleSet		   *rs;
-	CopyFromState	copy;	/* of COPY's text, or */
 	Unpack		   *unpack; /* of packed rows */
 	EState		   *estate;
 	ExprContext	   *econtext; /* its memory is the group's */
@@ -90,28 +87,8 @@ typedef struct Load
 /* Virtual slots that make their tuple when it is asked for: see row_ops_init */
 static TupleTableSlotOps row_ops;
 
-/* The chunk that COPY's code reads: its callback is told nothing */
-static const char *chunk_data = NULL;
-static size_t	   chunk_left = 0;
-static bool		   chunk_busy = false;
-
-PG_FUNCTION_INFO_V1(fraud_load_rows);
 PG_FUNCTION_INFO_V1(fraud_load_packed);
 PG_FUNCTION_INFO_V1(fraud_load_obstacle);
-
-/*
- * Give COPY's code the next bytes.
- */
-static int
-chunk_read(void *outbuf, int minread, int maxread)
-{
-	int n = Min(chunk_left, (size_t) maxread);
-
-	memcpy(outbuf, chunk_data, n);
-	chunk_data += n;
-	chunk_left -= n;
-	return n;
-}
 
 /* ---- slots ---- */
 
@@ -207,29 +184,7 @@ load_obstacle(Relation rel)
 }
 
 /*
- * May the user insert these columns?
- */
-static void
-check_privileges(Relation rel, List *columns)
-{
-	Oid		  relid = RelationGetRelid(rel);
-	ListCell *lc;
-
-	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) == ACLCHECK_OK)
-		return;
-	foreach (lc, columns)
-	{
-		AttrNumber attnum = get_attnum(relid, strVal(lfirst(lc)));
-
-		if (attnum > 0 && pg_attribute_aclcheck(relid, attnum, GetUserId(),
-												ACL_INSERT) != ACLCHECK_OK)
-			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE,
-						   RelationGetRelationName(rel));
-	}
-}
-
-/*
- * The names of the columns that the rows bring, as COPY wants them.
+ * The names of the columns that the rows bring.
  */
 static List *
 column_list(ArrayType *array)
@@ -329,38 +284,13 @@ defaults_begin(Load *load, List *attnums)
 }
 
 /*
- * Make ready to read the rows: COPY's text if there are no kinds.
- */
-static void
-source_begin(Load *load, ParseState *pstate, List *columns, const char *kinds,
-			 bytea *rows)
-{
-	if (kinds == NULL)
-	{
-		load->copy = BeginCopyFrom(pstate, load->rel, NULL, NULL, false,
-								   chunk_read, columns, NIL);
-		if (load->copy->volatile_defexprs)
-			load_refuse_volatile(load->rel);
-		chunk_data = VARDATA(rows);
-		chunk_left = VARSIZE(rows) - VARHDRSZ;
-	}
-	else
-	{
-		List *attnums = column_numbers(load->rel, columns);
-
-		load->unpack = unpack_begin(load->rel, attnums, kinds, VARDATA(rows),
-									VARSIZE(rows) - VARHDRSZ, load->econtext);
-		defaults_begin(load, attnums);
-	}
-}
-
-/*
  * Make ready to insert.
  */
 static void
 load_begin(Load *load, List *columns, const char *kinds, bytea *rows)
 {
 	ParseState	*pstate = make_parsestate(NULL);
+	List		*attnums = column_numbers(load->rel, columns);
 	TupleConstr *constr = RelationGetDescr(load->rel)->constr;
 
 	(void) addRangeTableEntryForRelation(pstate, load->rel, RowExclusiveLock,
@@ -371,7 +301,9 @@ load_begin(Load *load, List *columns, const char *kinds, bytea *rows)
 	load->computed = constr != NULL && constr->has_generated_stored;
 	load->estate = CreateExecutorState();
 	load->econtext = GetPerTupleExprContext(load->estate);
-	source_begin(load, pstate, columns, kinds, rows);
+	load->unpack = unpack_begin(load->rel, attnums, kinds, VARDATA(rows),
+								VARSIZE(rows) - VARHDRSZ, load->econtext);
+	defaults_begin(load, attnums);
 	load->cid = GetCurrentCommandId(true);
 	load->estate->es_output_cid = load->cid;
 	compat_init_range_table(load->estate, pstate);
@@ -383,18 +315,6 @@ load_begin(Load *load, List *columns, const char *kinds, bytea *rows)
 }
 
 /* ---- rows ---- */
-
-/*
- * The row that errors are about from now on.
- */
-static inline void
-set_line(Load *load, uint64 line)
-{
-	if (load->copy != NULL)
-		load->copy->cur_lineno = line;
-	else
-		unpack_set_row(load->unpack, line);
-}
 
 /*
  * The table's rules, which it may have lost since the first row.
@@ -431,9 +351,6 @@ load_flush(Load *load)
 	TriggerDesc *triggers = load->info->ri_TrigDesc;
 	bool		 follows = triggers != NULL && triggers->trig_insert_after_row;
 
-	/* the present line is not at fault from here on */
-	if (load->copy != NULL)
-		load->copy->line_buf_valid = false;
 	table_multi_insert(load->rel, load->slots, load->nrows, load->cid, 0,
 					   load->bulk);
 
@@ -442,7 +359,7 @@ load_flush(Load *load)
 		TupleTableSlot *slot = load->slots[i];
 		List		   *recheck = NIL;
 
-		set_line(load, load->lines[i]);
+		unpack_set_row(load->unpack, load->lines[i]);
 		if (load->info->ri_NumIndices > 0)
 			recheck =
 				compat_insert_index_tuples(load->info, slot, load->estate);
@@ -491,9 +408,6 @@ next_slot(Load *load)
 static bool
 read_row(Load *load, TupleTableSlot *slot)
 {
-	if (load->copy != NULL)
-		return NextCopyFrom(load->copy, load->econtext, slot->tts_values,
-							slot->tts_isnull);
 	if (!unpack_row_next(load->unpack, slot->tts_values, slot->tts_isnull))
 		return false;
 	for (int i = 0; i < load->ndefaults; i++)
@@ -512,16 +426,8 @@ read_row(Load *load, TupleTableSlot *slot)
 static void
 note_row(Load *load)
 {
-	if (load->copy != NULL)
-	{
-		load->lines[load->nrows] = load->copy->cur_lineno;
-		load->nbytes += load->copy->line_buf.len;
-	}
-	else
-	{
-		load->lines[load->nrows] = unpack_row(load->unpack);
-		load->nbytes += unpack_row_bytes(load->unpack);
-	}
+	load->lines[load->nrows] = unpack_row(load->unpack);
+	load->nbytes += unpack_row_bytes(load->unpack);
 	load->nrows++;
 }
 
@@ -566,8 +472,6 @@ load_end(Load *load)
 	ExecCloseResultRelations(load->estate);
 	ExecCloseRangeTableRelations(load->estate);
 	FreeExecutorState(load->estate);
-	if (load->copy != NULL)
-		EndCopyFrom(load->copy);
 }
 
 /*
@@ -581,9 +485,8 @@ load_run(Load *load)
 	AfterTriggerBeginQuery();
 	ExecBSInsertTriggers(load->estate, load->info);
 
-	callback.callback =
-		load->copy != NULL ? CopyFromErrorCallback : unpack_error_callback;
-	callback.arg = load->copy != NULL ? (void *) load->copy : load->unpack;
+	callback.callback = unpack_error_callback;
+	callback.arg = load->unpack;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	for (;;)
@@ -603,43 +506,20 @@ load_run(Load *load)
 }
 
 /*
- * Load a chunk; one at a time, since the reading callback is told nothing.
+ * fraud.load_packed(target, columns, kinds, rows): load rows into a table.
+ * They are as in packed.h, kinds a letter for each column.  Returns how many
+ * were stored.
  */
-static void
-load_chunk(Load *load, List *columns, const char *kinds, bytea *rows)
+Datum
+fraud_load_packed(PG_FUNCTION_ARGS)
 {
-	/* a domain's check, say, that loads rows itself */
-	if (chunk_busy)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
-						errmsg("rows are being loaded already")));
-	load_begin(load, columns, kinds, rows);
-	chunk_busy = true;
-	PG_TRY();
-	{
-		load_run(load);
-	}
-	PG_FINALLY();
-	{
-		chunk_busy = false;
-	}
-	PG_END_TRY();
-}
-
-/*
- * Load rows into a table.  Returns how many were stored.
- */
-static int64
-load_rows(Oid target, ArrayType *names, const char *kinds, bytea *rows)
-{
-	List	   *columns = column_list(names);
+	List	   *columns = column_list(PG_GETARG_ARRAYTYPE_P(1));
 	Load	   *load = palloc0(sizeof(Load));
 	const char *obstacle;
 
-	PreventCommandIfReadOnly("fraud.load_rows()");
-	PreventCommandIfParallelMode("fraud.load_rows()");
-	load->rel = table_open(target, RowExclusiveLock);
-	if (kinds == NULL)
-		check_privileges(load->rel, columns);
+	PreventCommandIfReadOnly("fraud.load_packed()");
+	PreventCommandIfParallelMode("fraud.load_packed()");
+	load->rel = table_open(PG_GETARG_OID(0), RowExclusiveLock);
 	obstacle = load_obstacle(load->rel);
 	if (obstacle != NULL)
 		ereport(ERROR,
@@ -648,37 +528,16 @@ load_rows(Oid target, ArrayType *names, const char *kinds, bytea *rows)
 						RelationGetRelationName(load->rel), obstacle),
 				 errhint("Use COPY.")));
 
-	load_chunk(load, columns, kinds, rows);
+	load_begin(load, columns, text_to_cstring(PG_GETARG_TEXT_PP(2)),
+			   PG_GETARG_BYTEA_P(3));
+	load_run(load);
 	load_end(load);
 	table_close(load->rel, NoLock);
-	return load->stored;
+	PG_RETURN_INT64(load->stored);
 }
 
 /*
- * fraud.load_rows(target, columns, rows): rows is COPY's text, in the
- * client's encoding.
- */
-Datum
-fraud_load_rows(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(load_rows(PG_GETARG_OID(0), PG_GETARG_ARRAYTYPE_P(1), NULL,
-							  PG_GETARG_BYTEA_P(2)));
-}
-
-/*
- * fraud.load_packed(target, columns, kinds, rows): rows as in packed.h, kinds
- * a letter for each column.
- */
-Datum
-fraud_load_packed(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_INT64(load_rows(PG_GETARG_OID(0), PG_GETARG_ARRAYTYPE_P(1),
-							  text_to_cstring(PG_GETARG_TEXT_PP(2)),
-							  PG_GETARG_BYTEA_P(3)));
-}
-
-/*
- * fraud.load_obstacle(target): why fraud.load_rows would refuse the table,
+ * fraud.load_obstacle(target): why fraud.load_packed would refuse the table,
  * NULL if it would not.
  */
 Datum

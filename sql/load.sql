@@ -19,11 +19,23 @@ CREATE TRIGGER see_after AFTER INSERT ON tx EXECUTE FUNCTION see();
 SELECT fraud.watch('tx');
 SELECT fraud.add_rule('tx', 'big', 'amount > 500'), fraud.add_rule('tx', 'twice', 'doubled > 2000'),
        fraud.add_rule('tx', 'fails', '1 / (amount - 13) > 1', on_error => 'fire');
-CREATE FUNCTION load(columns text[], rows text) RETURNS bigint LANGUAGE sql AS
-    $$ SELECT fraud.load_rows('load.tx', columns, convert_to(rows, getdatabaseencoding())) $$;
+-- rows as packed.h has them, each value a text
+CREATE FUNCTION little(n int) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT string_agg(substr(int4send(n), i, 1), '' ORDER BY i DESC) FROM generate_series(1, 4) AS i $$;
+CREATE FUNCTION pack_value(value text) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT CASE value WHEN 'NULL' THEN '\x00' WHEN 'DEFAULT' THEN '\x03' ELSE '\x01'::bytea ||
+       little(octet_length(value)) || convert_to(value, getdatabaseencoding()) || '\x00' END $$;
+CREATE FUNCTION pad(row_ bytea) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT row_ || substr('\x000000'::bytea, 1, (4 - length(row_) % 4) % 4) $$;
+CREATE FUNCTION pack(rows text) RETURNS bytea LANGUAGE sql AS
+    $$ SELECT coalesce(string_agg(packed, '' ORDER BY line), '') FROM (SELECT line, pad(string_agg(pack_value(value), '' ORDER BY place)) AS packed
+       FROM string_to_table(rtrim(rows, E'\n'), E'\n') WITH ORDINALITY AS l (row_, line),
+            string_to_table(row_, E'\t') WITH ORDINALITY AS v (value, place) GROUP BY line) AS r $$;
+CREATE FUNCTION load(columns text[], rows text, target regclass = 'load.tx') RETURNS bigint LANGUAGE sql AS
+    $$ SELECT fraud.load_packed(target, columns, 'L' || repeat('t', cardinality(columns)), pack(rows)) $$;
 
 SELECT fraud.load_obstacle('tx') IS NULL AS possible;
-SELECT load('{id,amount,city}', E'1\t100\there\n2\t600\tthere\n3\t1001\t\\N\n4\t13\there\n');
+SELECT load('{id,amount,city}', E'1\t100\there\n2\t600\tthere\n3\t1001\tNULL\n4\t13\there\n');
 SELECT id, number, amount, city, note, doubled, is_fraud, fraud_score, fraud_rules FROM tx ORDER BY id;
 SELECT transaction, rules FROM fraud.alerts WHERE table_name = 'load.tx' ORDER BY id;
 SELECT * FROM seen;
@@ -85,7 +97,7 @@ DELETE FROM tx WHERE id >= 8000;
 CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
 CREATE TRIGGER before_row BEFORE INSERT ON copied FOR EACH ROW EXECUTE FUNCTION same();
 SELECT fraud.load_obstacle('copied');
-SELECT fraud.load_rows('copied', '{id}', '1');
+SELECT load('{id}', '1', 'copied');
 DROP TRIGGER before_row ON copied;
 CREATE TRIGGER together AFTER INSERT ON copied REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION same();
 SELECT fraud.load_obstacle('copied');
@@ -95,25 +107,14 @@ SELECT fraud.load_obstacle('copied');
 ALTER TABLE copied ENABLE TRIGGER "~~fraud_mark";
 SELECT fraud.load_obstacle('copied');
 ALTER TABLE copied ADD COLUMN random float8 DEFAULT random();
-SELECT fraud.load_rows('copied', '{id}', '1');
-SELECT fraud.load_rows('copied', '{id,random}', convert_to(E'1\t2\n', 'UTF8'));
+SELECT load('{id}', '1', 'copied');
+SELECT load('{id,random}', E'1\t2\n', 'copied');
 CREATE TABLE parts (id int) PARTITION BY RANGE (id);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10);
 SELECT fraud.watch('parts');
 SELECT fraud.load_obstacle('parts'), fraud.load_obstacle('parts_1'), fraud.load_obstacle('city');
 
--- packed rows (extension/packed.h): the same, value by value
-CREATE FUNCTION little(n int) RETURNS bytea LANGUAGE sql AS
-    $$ SELECT string_agg(substr(int4send(n), i, 1), '' ORDER BY i DESC) FROM generate_series(1, 4) AS i $$;
-CREATE FUNCTION pack_value(value text) RETURNS bytea LANGUAGE sql AS
-    $$ SELECT CASE value WHEN 'NULL' THEN '\x00' WHEN 'DEFAULT' THEN '\x03' ELSE '\x01'::bytea ||
-       little(octet_length(value)) || convert_to(value, getdatabaseencoding()) || '\x00' END $$;
-CREATE FUNCTION pad(row_ bytea) RETURNS bytea LANGUAGE sql AS
-    $$ SELECT row_ || substr('\x000000'::bytea, 1, (4 - length(row_) % 4) % 4) $$;
-CREATE FUNCTION pack(rows text) RETURNS bytea LANGUAGE sql AS
-    $$ SELECT coalesce(string_agg(packed, '' ORDER BY line), '') FROM (SELECT line, pad(string_agg(pack_value(value), '' ORDER BY place)) AS packed
-       FROM string_to_table(rtrim(rows, E'\n'), E'\n') WITH ORDINALITY AS l (row_, line),
-            string_to_table(row_, E'\t') WITH ORDINALITY AS v (value, place) GROUP BY line) AS r $$;
+-- the same, value by value
 CREATE FUNCTION packed(columns text[], rows bytea, kinds text = NULL) RETURNS bigint LANGUAGE sql AS
     $$ SELECT fraud.load_packed('load.tx', columns, 'L' || coalesce(kinds, repeat('t', cardinality(columns))), rows) $$;
 TRUNCATE tx, seen, fraud.alerts;
@@ -189,13 +190,12 @@ GRANT USAGE ON SCHEMA load TO load_clerk;
 GRANT INSERT (id, amount) ON tx TO load_clerk;
 GRANT INSERT ON seen TO load_clerk;
 SET ROLE load_clerk;
-SELECT fraud.load_rows('tx', '{id}', '7000');
+SELECT fraud.load_packed('tx', '{id}', 'Lt', '');
 RESET ROLE;
 GRANT fraud_bridge TO load_clerk;
 GRANT USAGE ON SEQUENCE ids TO load_clerk;
 SET ROLE load_clerk;
-SELECT fraud.load_rows('tx', '{id,amount}', convert_to(E'7000\t1000\n', 'UTF8'));
-SELECT fraud.load_rows('tx', '{id,note}', convert_to(E'7001\tx\n', 'UTF8'));
+SELECT load('{id,amount}', E'7000\t1000\n');
 SELECT packed('{id,note}', pack(E'7001\tx'));
 SELECT packed('{id,note}', pack(E'7001\tDEFAULT'));
 SELECT packed('{note}', pack('DEFAULT'));

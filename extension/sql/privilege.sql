@@ -39,7 +39,7 @@ GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int),
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text),
     fraud.begin_batch(text, text, int, text, bigint), fraud.batch_alerts(),
     fraud.batch_judges(regclass), fraud.keep_unjudged(), fraud.fold_counters(),
-    fraud.load_rows(regclass, text[], bytea), fraud.load_packed(regclass, text[], text, bytea),
+    fraud.load_packed(regclass, text[], text, bytea),
     fraud.load_obstacle(regclass)
     TO fraud_bridge;
 

@@ -434,18 +434,13 @@ COMMENT ON COLUMN fraud.watched.watched_by IS 'Who called watch last';
 COMMENT ON COLUMN fraud.watched.watched_at IS 'When that was';
 COMMENT ON COLUMN fraud.watched.approval IS 'Changes of rules wait for a second person''s approval';
 
-CREATE FUNCTION fraud.load_rows(target regclass, columns text[], rows bytea) RETURNS bigint
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'fraud_load_rows';
-COMMENT ON FUNCTION fraud.load_rows(regclass, text[], bytea) IS
-    'Internal: for the bridge; stores rows, given as COPY''s text in the client''s encoding, as COPY would, but in groups; returns how many';
 CREATE FUNCTION fraud.load_packed(target regclass, columns text[], kinds text, rows bytea) RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_packed';
 COMMENT ON FUNCTION fraud.load_packed(regclass, text[], text, bytea) IS
-    'Internal: for the bridge; the same of rows in a form of its own, kinds says how each column has come';
+    'Internal: for the bridge; stores rows as COPY would, but in groups, and returns how many; they are in a form of the bridge''s own, kinds says how each column has come';
 CREATE FUNCTION fraud.load_obstacle(target regclass) RETURNS text
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_load_obstacle';
 COMMENT ON FUNCTION fraud.load_obstacle(regclass) IS
-    'Internal: for the bridge; why fraud.load_rows would refuse a table; NULL if it would not';
+    'Internal: for the bridge; why fraud.load_packed would refuse a table; NULL if it would not';
