@@ -225,25 +225,41 @@ take_answers(Writer *writer, const Move *moves)
 }
 
 /*
- * Read up to the end of the request, and leave the mode that is for such
- * ones.  A connection for which that fails is of no use any more: it is cut.
+ * Read up to the end of the request.  False: there is none, for libpq tells of
+ * a failed write and then says nothing more, the connection's loss included.
+ */
+static bool
+read_end(PGconn *conn)
+{
+	int nothing = 0; /* in a row; there is one after each answer */
+
+	while (nothing < 2 && !pg_lost(conn))
+	{
+		PGresult *res = PQgetResult(conn);
+		bool	  ended = PQresultStatus(res) == PGRES_PIPELINE_SYNC;
+
+		nothing = res == NULL ? nothing + 1 : 0;
+		PQclear(res);
+		if (ended)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Leave the mode that is for such requests.  A connection that does not get
+ * that far is of no use any more: it is cut.
  */
 static void
 leave(Writer *writer, bool sent)
 {
 	PGconn *conn = writer->conn;
-	bool	ended = false;
 
 	/* what was not sent to its end lacks COMMIT: it can only be undone */
-	sent = sent || PQpipelineSync(conn) == 1;
-	while (sent && !ended && !pg_lost(conn))
-	{
-		PGresult *res = PQgetResult(conn);
-
-		ended = PQresultStatus(res) == PGRES_PIPELINE_SYNC;
-		PQclear(res);
-	}
-	if (pg_lost(conn) || (ended && PQexitPipelineMode(conn) == 1))
+	if ((sent || PQpipelineSync(conn) == 1) && read_end(conn) &&
+		PQexitPipelineMode(conn) == 1)
+		return;
+	if (pg_lost(conn))
 		return;
 	shutdown(PQsocket(conn), SHUT_RDWR);
 	while (!pg_lost(conn) && PQconsumeInput(conn) == 1)

@@ -124,6 +124,15 @@ $server->sql_is('SELECT count(*), count(DISTINCT id) FROM waits', '20|20', 'and 
 $server->sql('DROP TRIGGER until_commit ON payments');
 is($bridge->stop, 0, 'the bridge stops');
 
+# ---- a server that is gone when the request is sent ----
+$bridge = start();
+produce(10);
+each_once('before the server went away');
+$server->restart('immediate');
+produce(10);
+each_once('after it was back');
+is($bridge->stop, 0, 'the bridge stops');
+
 # ---- kills ----
 my $kills = PgFraud::Fault::count(30);
 PgFraud::Fault::kill_at(
