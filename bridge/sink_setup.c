@@ -168,13 +168,11 @@ read_config(Work *work)
 	work_close(work);
 	res = pg_query(
 		work->conn, &work->err,
-		"SELECT s.kind, s.options, s.target IS NOT NULL, CASE WHEN c.oid IS "
-		"NOT NULL THEN format('%I.%I', n.nspname, c.relname) END, w.entity, "
-		"s.target::oid, (date_part('epoch', (s.options ->> "
-		"'max_age')::interval) * 1000)::bigint FROM fraud.sink_config AS s LEFT JOIN "
-		"(pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace) ON "
-		"c.oid = s.target LEFT JOIN fraud.watch_config AS w ON w.target = "
-		"s.target WHERE s.name = $1",
+		"SELECT s.kind, s.options, s.target IS NOT NULL, "
+		"fraud.table_name(s.target), w.entity, s.target::oid, "
+		"(date_part('epoch', (s.options ->> 'max_age')::interval) * 1000)::bigint "
+		"FROM fraud.sink_config AS s LEFT JOIN fraud.watch_config AS w "
+		"ON w.target = s.target WHERE s.name = $1",
 		1, params);
 	if (res == NULL)
 		return STEP_DATABASE;

@@ -395,13 +395,26 @@ ruleset_create(Relation rel, MemoryContext parent)
 }
 
 /*
- * A relation's name, schema-qualified, as the ledger and the history have it.
+ * A relation's name, schema-qualified, as the ledger and the history have it:
+ * whatever the session would have quoted.
  */
 static char *
 qualified_name(Oid relid)
 {
-	return quote_qualified_identifier(
-		get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	SettingsSaved *saved = settings_fix();
+	char *volatile name = NULL;
+
+	PG_TRY();
+	{
+		name = quote_qualified_identifier(
+			get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	}
+	PG_FINALLY();
+	{
+		settings_restore(saved);
+	}
+	PG_END_TRY();
+	return name;
 }
 
 /*

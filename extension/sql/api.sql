@@ -10,7 +10,8 @@
 -- the caller, it hides all of the table's alerts.
 CREATE FUNCTION fraud.tables(readable boolean) RETURNS SETOF text
 LANGUAGE sql STABLE STRICT
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off AS $$
     WITH known AS (
         SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name
         FROM fraud.watch_config w
@@ -247,7 +248,8 @@ CREATE FUNCTION fraud.find_watched(name text, OUT target regclass, OUT event_tim
     OUT amount name, OUT schema oid, OUT exposed regclass)
 RETURNS record
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp AS $$
+SET search_path = pg_catalog, pg_temp
+SET quote_all_identifiers = off AS $$
 BEGIN
     SELECT w.target, w.event_time, w.amount, n.oid, v.oid
     INTO STRICT target, event_time, amount, schema, exposed

@@ -60,19 +60,21 @@ COMMENT ON EVENT TRIGGER pg_fraud_after_ddl IS 'Warns of rules that a change of 
 CREATE FUNCTION fraud.after_drop() RETURNS event_trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET quote_all_identifiers = off
     AS $$
 DECLARE
     item record;
 BEGIN
     FOR item IN
-        SELECT o.objid, o.object_identity FROM pg_event_trigger_dropped_objects() AS o
+        SELECT o.objid, format('%I.%I', o.schema_name, o.object_name) AS name
+          FROM pg_event_trigger_dropped_objects() AS o
          WHERE o.classid = 'pg_class'::regclass AND o.objsubid = 0
            AND EXISTS (SELECT FROM fraud.watch_config AS w WHERE w.target::oid = o.objid)
     LOOP
         INSERT INTO fraud.rule_versions (table_name, name, version, action, changed_by, actor, changed_at)
-        SELECT item.object_identity, r.name,
+        SELECT item.name, r.name,
                1 + greatest(r.version, (SELECT max(v.version) FROM fraud.rule_versions AS v
-                                         WHERE v.table_name = item.object_identity AND v.name = r.name)),
+                                         WHERE v.table_name = ANY (fraud.same_table(item.name)) AND v.name = r.name)),
                'drop', fraud.outer_role(), fraud.actor(), clock_timestamp()
           FROM fraud.rule_config AS r WHERE r.target::oid = item.objid;
         DELETE FROM fraud.rule_counters AS c USING fraud.rule_config AS r

@@ -58,8 +58,7 @@ SELECT s.name, s.kind, s.target, s.options,
   FROM fraud.sink_config AS s
   LEFT JOIN fraud.sink_cursor AS c ON c.sink OPERATOR(pg_catalog.=) s.name
   LEFT JOIN pg_catalog.pg_class AS t ON t.oid OPERATOR(pg_catalog.=) s.target
-  LEFT JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) t.relnamespace
- CROSS JOIN LATERAL fraud.sink_lag(c, CASE WHEN t.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, t.relname) END) AS lag;
+ CROSS JOIN LATERAL fraud.sink_lag(c, fraud.table_name(t.oid)) AS lag;
 COMMENT ON VIEW fraud.sinks IS 'Sinks, how far they have come and what keeps them';
 COMMENT ON COLUMN fraud.sinks.state IS 'running, retrying, waiting (no bridge runs it), paused or stopped';
 COMMENT ON COLUMN fraud.sinks.lag_rows IS 'Alerts yet to be sent';

@@ -50,7 +50,8 @@ COMMENT ON FUNCTION fraud.ledger() IS 'Internal: trigger of watched tables: writ
 
 CREATE FUNCTION fraud.table_name(target regclass) RETURNS text
     LANGUAGE sql STABLE STRICT PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp AS $$
+    SET search_path = pg_catalog, pg_temp
+    SET quote_all_identifiers = off AS $$
     SELECT format('%I.%I', n.nspname, c.relname)
       FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
      WHERE c.oid = target
