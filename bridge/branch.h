@@ -90,6 +90,9 @@ extern void *branch_run(void *branch); /* body of the thread */
 extern void	 branch_trouble(Branch *branch, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 extern void branch_well(Branch *branch);
+/* NULL: there is trouble; what says what it was for */
+extern PGresult *branch_query(Branch *branch, const char *what, const char *sql,
+							  int nparams, const char *const *params);
 
 /* branch_part.c */
 extern bool branch_take(Branch *branch, int32_t id);

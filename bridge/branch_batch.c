@@ -61,17 +61,13 @@ read_verdicts(Batch *batch)
 	char		from[32];
 	char		to[32];
 	const char *params[4] = {batch->branch->name, partition, from, to};
-	PgError		err;
 
 	snprintf(partition, sizeof(partition), "%d", batch->part->id);
 	snprintf(from, sizeof(from), "%" PRId64, batch->part->messages[0]->offset);
 	snprintf(to, sizeof(to), "%" PRId64,
 			 batch->part->messages[batch->count - 1]->offset + 1);
-	batch->verdicts =
-		pg_query(batch->branch->conn, &err, verdict_query, 4, params);
-	if (batch->verdicts == NULL)
-		branch_trouble(batch->branch, "could not read the verdicts: %s",
-					   err.message);
+	batch->verdicts = branch_query(batch->branch, "read the verdicts",
+								   verdict_query, 4, params);
 	return batch->verdicts != NULL;
 }
 

@@ -113,44 +113,31 @@ branch_rest(Branch *branch, BranchPart *part)
 	part->resting = true;
 }
 
-/* A number from a result, -1 for NULL */
-static int64_t
-number_at(const PGresult *res, int column)
-{
-	return PQgetisnull(res, 0, column)
-			   ? -1
-			   : strtoll(PQgetvalue(res, 0, column), NULL, 10);
-}
-
 /* Ask the database for the partition's place; false: later */
 static bool
 read_place(Branch *branch, int32_t id, BranchPlace *place)
 {
 	char		number[16];
 	const char *params[2] = {branch->name, number};
-	PgError		err;
 	PGresult   *res;
 	bool		known;
 
 	snprintf(number, sizeof(number), "%d", id);
-	res = pg_query(branch->conn, &err,
-				   "SELECT o.first_offset, b.next_offset, b.requested_offset, "
-				   "b.cluster_id FROM fraud.offsets AS o LEFT JOIN "
-				   "fraud.branch_positions AS b USING (source, "
-				   "kafka_partition) WHERE o.source = $1 AND "
-				   "o.kafka_partition = $2::int",
-				   2, params);
+	res = branch_query(branch, "read the position",
+					   "SELECT o.first_offset, COALESCE(b.next_offset, -1), "
+					   "COALESCE(b.requested_offset, -1), b.cluster_id FROM "
+					   "fraud.offsets AS o LEFT JOIN fraud.branch_positions "
+					   "AS b USING (source, kafka_partition) WHERE o.source = "
+					   "$1 AND o.kafka_partition = $2::int",
+					   2, params);
 	if (res == NULL)
-	{
-		branch_trouble(branch, "could not read the position: %s", err.message);
 		return false;
-	}
 	known = PQntuples(res) == 1;
 	if (known)
 	{
-		place->first = number_at(res, 0);
-		place->mirror = number_at(res, 1);
-		place->requested = number_at(res, 2);
+		place->first = pg_number(res, 0, 0);
+		place->mirror = pg_number(res, 0, 1);
+		place->requested = pg_number(res, 0, 2);
 		string_copy(place->cluster_id, PQgetvalue(res, 0, 3),
 					sizeof(place->cluster_id));
 	}

@@ -52,6 +52,19 @@ branch_trouble(Branch *branch, const char *fmt, ...)
 	report(branch, text);
 }
 
+/* Ask the database; what says what would go wrong: "read the positions" */
+PGresult *
+branch_query(Branch *branch, const char *what, const char *sql, int nparams,
+			 const char *const *params)
+{
+	PgError	  err;
+	PGresult *res = pg_query(branch->conn, &err, sql, nparams, params);
+
+	if (res == NULL)
+		branch_trouble(branch, "could not %s: %s", what, err.message);
+	return res;
+}
+
 /* The trouble is over */
 void
 branch_well(Branch *branch)
@@ -364,10 +377,10 @@ collect(Branch *branch)
 static bool
 caught_up(const Branch *branch, const PGresult *res, int row)
 {
-	int64_t first = strtoll(PQgetvalue(res, row, 1), NULL, 10);
-	int64_t next = strtoll(PQgetvalue(res, row, 2), NULL, 10);
-	int64_t mirror = strtoll(PQgetvalue(res, row, 3), NULL, 10);
-	int32_t id = (int32_t) strtol(PQgetvalue(res, row, 0), NULL, 10);
+	int64_t first = pg_number(res, row, 1);
+	int64_t next = pg_number(res, row, 2);
+	int64_t mirror = pg_number(res, row, 3);
+	int32_t id = (int32_t) pg_number(res, row, 0);
 
 	if (mirror >= next || next <= first)
 		return true;
@@ -387,29 +400,24 @@ static bool
 read_available(Branch *branch)
 {
 	const char *params[1] = {branch->name};
-	PgError		err;
-	PGresult   *res;
-	bool		drained = true;
+	PGresult   *res =
+		branch_query(branch, "read the positions",
+					 "SELECT o.kafka_partition, o.first_offset, o.next_offset, "
+					 "COALESCE(b.next_offset, -1) FROM fraud.offsets AS o LEFT "
+					 "JOIN fraud.branch_positions AS b USING (source, "
+					 "kafka_partition) WHERE o.source = $1 AND "
+					 "o.first_offset >= 0",
+					 1, params);
+	bool drained = true;
 
-	res = pg_query(branch->conn, &err,
-				   "SELECT o.kafka_partition, o.first_offset, o.next_offset, "
-				   "COALESCE(b.next_offset, -1) FROM fraud.offsets AS o LEFT "
-				   "JOIN fraud.branch_positions AS b USING (source, "
-				   "kafka_partition) WHERE o.source = $1 AND "
-				   "o.first_offset >= 0",
-				   1, params);
 	if (res == NULL)
-	{
-		branch_trouble(branch, "could not read the positions: %s", err.message);
 		return false;
-	}
 	for (int row = 0; row < PQntuples(res); row++)
 	{
-		BranchPart *part = find_part(
-			branch, (int32_t) strtol(PQgetvalue(res, row, 0), NULL, 10));
+		BranchPart *part = find_part(branch, (int32_t) pg_number(res, row, 0));
 
 		if (part != NULL)
-			part->available = strtoll(PQgetvalue(res, row, 2), NULL, 10);
+			part->available = pg_number(res, row, 2);
 		drained = drained && caught_up(branch, res, row);
 	}
 	PQclear(res);

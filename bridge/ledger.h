@@ -12,8 +12,11 @@ typedef enum Stage
 {
 	STAGE_ALERT,
 	STAGE_REVIEW,
-	STAGE_PARKED /* what was refused and is to be tried again */
+	STAGE_PARKED, /* what was refused and is to be tried again */
+	STAGES
 } Stage;
+
+extern const char *const stage_names[]; /* as the database has them */
 
 /* fraud.sink_cursor, as the sink's thread knows it */
 typedef struct Cursor
@@ -73,12 +76,9 @@ typedef struct LedgerPage
 	int64_t	   max_alert_id;
 } LedgerPage;
 
+/* ledger.c */
 extern bool ledger_prepare(PGconn *conn, const SinkKind *kind, Sink *sink,
 						   const LedgerFilter *filter, PgError *err);
-extern bool ledger_load(PGconn *conn, const char *sink, Cursor *cursor,
-						PgError *err);
-extern bool ledger_save(PGconn *conn, const char *sink, Cursor *cursor,
-						bool *moved, PgError *err);
 extern bool ledger_read(PGconn *conn, const char *sink, const Cursor *cursor,
 						const LedgerFilter *filter, int max_rows,
 						size_t max_bytes, bool bare, LedgerPage *page,
@@ -88,6 +88,12 @@ extern bool ledger_refuse(PGconn *conn, const char *sink,
 extern bool ledger_unpark(PGconn *conn, const char *sink,
 						  const LedgerPage *page, PgError *err);
 extern void ledger_page_free(LedgerPage *page);
+
+/* cursor.c */
+extern bool cursor_load(PGconn *conn, const char *sink, Cursor *cursor,
+						PgError *err);
+extern bool cursor_save(PGconn *conn, const char *sink, Cursor *cursor,
+						bool *moved, PgError *err);
 extern void cursor_free(Cursor *cursor);
 
 #endif /* LEDGER_H */

@@ -140,6 +140,20 @@ pg_query(PGconn *conn, PgError *err, const char *sql, int nparams,
 	return NULL;
 }
 
+/* A column of a result; NULL when it is null */
+const char *
+pg_field(const PGresult *res, int row, int column)
+{
+	return PQgetisnull(res, row, column) ? NULL : PQgetvalue(res, row, column);
+}
+
+/* A column that is a number */
+int64_t
+pg_number(const PGresult *res, int row, int column)
+{
+	return strtoll(PQgetvalue(res, row, column), NULL, 10);
+}
+
 /* Run statements without parameters whose result does not matter */
 bool
 pg_command(PGconn *conn, PgError *err, const char *sql)

@@ -115,7 +115,7 @@ work_save(Work *work)
 {
 	bool moved = false;
 
-	if (!ledger_save(work->conn, work->name, &work->cursor, &moved, &work->err))
+	if (!cursor_save(work->conn, work->name, &work->cursor, &moved, &work->err))
 		return STEP_DATABASE;
 	work->saved_at = now_ms();
 	return moved ? STEP_RELOAD : STEP_MORE;
@@ -309,7 +309,7 @@ run_connected(Work *work)
 	{
 		step = check_system(work);
 		if (step == STEP_MORE &&
-			!ledger_load(work->conn, work->name, &work->cursor, &work->err))
+			!cursor_load(work->conn, work->name, &work->cursor, &work->err))
 			step = STEP_DATABASE;
 		if (step == STEP_MORE)
 			step = work_open(work);
