@@ -278,8 +278,7 @@ contradiction(Sink *sink, bool beyond, SinkError *err)
 					 "this database knows nothing of",
 			   sink->bq.project, sink->bq.dataset, sink->bq.table, offset);
 	snprintf(err->hint, sizeof(err->hint),
-			 "%s  SELECT fraud.resume_sink('%s', %lld) would send from alert "
-			 "%lld on.",
+			 "%s  fraud.resume_sink('%s', %lld) would send from alert %lld on.",
 			 beyond ? "See which alerts the table lacks."
 					: "The database was set back.  See which alerts the table "
 					  "has.",

@@ -90,6 +90,12 @@ foreach my $how ('recovery', 'snapshot')
 	$server->sql_is('SELECT count(*) FROM fraud.sinks WHERE stopped_at IS NOT NULL AND (stopped_reason IS NULL OR stopped_hint !~ \'resume_sink\')',
 		0, 'they say why, and what to do');
 	note $server->sql('SELECT name, stopped_reason, stopped_hint FROM fraud.sinks WHERE stopped_at IS NOT NULL');
+	foreach my $hint (split /\n/, $server->sql('SELECT stopped_hint FROM fraud.sinks WHERE stopped_at IS NOT NULL ORDER BY name'))
+	{
+		my ($statement) = $hint =~ /(SELECT fraud\.resume_sink\([^;]+\);)$/;
+		my ($code, undef, $error) = $server->try_sql("BEGIN; $statement ROLLBACK");
+		is("$code $error", '0 ', "the statement can be run as it stands: $statement");
+	}
 	go_on($_) foreach @stop;
 	$whole->more(5);
 	$whole->settled("$how: told where to go on");
