@@ -4,7 +4,8 @@
  *
  * It does what COPY does with the table's triggers, and faster, where the
  * table allows it.  While the server works on one chunk the next is made.
- * Small batches, and tables that it refuses, go by COPY.
+ * Small batches go by one request (pipeline.c), those of tables that it refuses
+ * by COPY.
  */
 #include "ingest.h"
 

@@ -288,8 +288,8 @@ make_defaults(void)
 	opts->max_message_bytes = 8 * 1024 * 1024;
 	opts->lease = 10;
 	opts->workers = 2;
-	opts->whole_to = 64 * 1024;
-	opts->pack_from = 64 * 1024;
+	opts->whole_to = 192 * 1024;
+	opts->pack_from = 8 * 1024;
 	opts->metrics_host = xstrdup("127.0.0.1");
 	opts->log_level = LEVEL_LOG;
 	opts->ingest = opts->branch = opts->forward = true;

@@ -7,6 +7,9 @@
  * rolls back.  A COMMIT whose answer is lost needs no care of its own: the
  * connection is lost with it, and whoever takes the partition next waits for
  * the lock, that is for the old backend's end, and reads what became of it.
+ *
+ * A small batch goes whole, by one request (pipeline.c); a larger one, and one
+ * that was refused, goes piece by piece.
  */
 #include "ingest.h"
 
