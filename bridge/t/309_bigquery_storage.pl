@@ -5,18 +5,13 @@
 use strict;
 use warnings;
 use Test::More;
-use PgFraud::BigQuery;
-use PgFraud::Bridge;
 use PgFraud::Part qw(need);
-use PgFraud::Server;
 use PgFraud::Typed;
 
 need('bigquery');
-my $server = PgFraud::Server->new('main');
-my $bigquery = PgFraud::BigQuery->start(project => 'my-project');
-$bigquery->create_dataset('fraud');
+my $typed = PgFraud::Typed->new;
+my ($server, $bigquery) = ($typed->server, $typed->bigquery);
 
-my $typed = PgFraud::Typed->new($server, $bigquery);
 $server->sql(<<'END');
 SELECT fraud.add_sink('typed', 'bigquery', '{"table": "my-project.fraud.typed", "mode": "storage_write"}', target => 'private.payments');
 SELECT fraud.add_sink('any', 'bigquery', '{"table": "my-project.fraud.any", "mode": "storage_write", "events": ["alert", "review", "cleared"]}');
@@ -31,13 +26,9 @@ INSERT INTO private.payments (amount, small, real, yes, "Ein Wert", bytes, day, 
     (1002, 2, 2, true, 'bad', NULL, NULL, now(), '{a,NULL}'),
     (1003, 3, 3, true, 'bad', NULL, '0044-03-15 BC', now(), '{a}'),
     (1004, 4, 4, true, 'last', NULL, NULL, now(), '{a}');
-CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
 END
 
-my %run = (brokers => 'none:1', dbname => $server->connstr(user => 'bridge'),
-	env => $bigquery->env);
-my ($code, $log) = PgFraud::Bridge->run($server, undef, %run,
-	options => [ '--only=forward', '--exit-at-end' ]);
+my ($code, $log) = $typed->forward;
 is($code, 0, '--exit-at-end ends when all is sent') or diag($log);
 $server->sql_is('SELECT name, state, sent, failed, retries, lag_rows FROM fraud.sinks ORDER BY name',
 	"any|waiting|6|1|0|0\ntyped|waiting|4|3|0|0", 'everything was sent at the first try') or diag($log);
@@ -56,9 +47,7 @@ is_deeply($typed->row('small = -32768'), $typed->row_of(small => -32768, amount 
 is($typed->others, 1, 'times, JSON and arrays too');
 is($bigquery->value("SELECT count(*) FROM `my-project.fraud.typed` WHERE zoned IN (TIMESTAMP '1880-01-01 04:56:02+00', TIMESTAMP '9999-12-31 23:59:59.999999+00')"),
 	2, 'times of long ago, whose zones had seconds, and of the end');
-is($bigquery->value('SELECT fraud_event_id FROM `my-project.fraud.typed` ORDER BY fraud_alert_id LIMIT 1'),
-	$server->sql('SELECT event_id FROM fraud.alerts ORDER BY id LIMIT 1'),
-	'a user column named event_id keeps its name, ours gets another');
+$typed->keeps_names;
 
 # Every alert that is not refused is there once
 sub exactly_once
@@ -81,8 +70,7 @@ $server->sql("INSERT INTO fraud.reviews (alert_id, status, note) SELECT min(id),
 $server->sql('ALTER TABLE private.payments ADD COLUMN country text');
 $bigquery->query('ALTER TABLE `my-project.fraud.typed` ADD COLUMN country STRING');
 $server->sql("INSERT INTO private.payments (amount, country) VALUES (5000, 'AT')");
-($code, $log) = PgFraud::Bridge->run($server, undef, %run,
-	options => [ '--only=forward', '--exit-at-end' ]);
+($code, $log) = $typed->forward;
 is($code, 0, 'run again') or diag($log);
 is_deeply([ $bigquery->query("SELECT fraud_event, fraud_status, fraud_note FROM `my-project.fraud.any` WHERE fraud_event <> 'alert'") ],
 	[ [ 'review', 'dismissed', 'a friend' ] ], 'a decision follows its alert');

@@ -71,7 +71,7 @@ END
 	my $bridge = PgFraud::Bridge->start($server, $kafka,
 		options => ["--metrics-port=$port"]);
 	$server->wait_sql("SELECT sum(next_offset) FROM fraud.branch_positions
-		WHERE source = '$source'", 10, 30) or diag $bridge->log_text;
+		WHERE source = '$source'", 10) or diag $bridge->log_text;
 	my $metrics = HTTP::Tiny->new(timeout => 10)
 	  ->get("http://127.0.0.1:$port/metrics")->{content};
 	like($metrics, qr/^fraudbridge_branch_records_total\{source="$source",outcome="$_->[0]"\} $_->[1]$/m,

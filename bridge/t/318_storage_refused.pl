@@ -42,7 +42,7 @@ sub exactly_once
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0, 60)
+	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0)
 	  or diag($server->sql('SELECT state, lag_rows, last_error FROM fraud.sinks'));
 	my @want = split /\n/, $server->sql("SELECT event_id FROM fraud.alerts WHERE transaction ->> 'note' = 'good'");
 	PgFraud::Fault::each_once(\@want, [ $fake->values('stream', 'event_id') ], $name);
@@ -83,7 +83,7 @@ exactly_once('told at the end of the call');
 $fake->ask('POST', 'clear_faults', {});
 $fake->fault('append', 'poison', column => 'note', value => '', form => 1, times => 100000);
 frauds(30, 'false');
-ok($server->wait_sql('SELECT state FROM fraud.sinks', 'stopped', 30), 'what is refused with an empty row too stops the sink');
+ok($server->wait_sql('SELECT state FROM fraud.sinks', 'stopped'), 'what is refused with an empty row too stops the sink');
 like($server->sql('SELECT stopped_reason FROM fraud.sinks'), qr/could not append to BigQuery: a value is poison \(gRPC status 3\)/,
 	'with the reason');
 $fake->ask('POST', 'clear_faults', {});
@@ -92,7 +92,7 @@ exactly_once('nothing was parked for it');
 
 # The last of it: what was refused is taken when it is good
 $server->sql("SELECT fraud.retry_parked('stream')");
-$server->wait_sql('SELECT count(*) FROM fraud.sink_failures', 0, 60);
+$server->wait_sql('SELECT count(*) FROM fraud.sink_failures', 0);
 PgFraud::Fault::each_once([ split /\n/, $server->sql('SELECT event_id FROM fraud.alerts') ],
 	[ $fake->values('stream', 'event_id') ], 'what was parked, tried again');
 $server->sql('TRUNCATE fraud.alerts, fraud.sink_failures');

@@ -71,7 +71,7 @@ sub refused
 	my ($address, $trusts, $why, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	my $bridge = start($address, $trusts);
-	ok($bridge->wait_log($why, 30), $name) or diag($bridge->log_text);
+	ok($bridge->wait_log($why), $name) or diag($bridge->log_text);
 	is($bridge->stop, 0, 'it stops');
 	is(scalar(calls()), 0, 'nothing was asked of the service');
 	return;
@@ -100,7 +100,7 @@ context.load_cert_chain(sys.argv[2], sys.argv[3])
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 END
-wait_for { IO::Socket::INET->new("127.0.0.1:$port") } 20 or die $plain->log_text;
+wait_for { IO::Socket::INET->new("127.0.0.1:$port") } or die $plain->log_text;
 refused("localhost:$port", 1, qr/could not create a stream in BigQuery: the call ended without a status/, 'one that speaks no HTTP/2 is none');
 
 # The one that is right
@@ -109,7 +109,7 @@ sub sent_once
 {
 	my ($name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0, 40) or diag($bridge->log_text);
+	$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0) or diag($bridge->log_text);
 	PgFraud::Fault::each_once([ split /\n/, $server->sql('SELECT event_id FROM fraud.alerts') ],
 		[ $fake->values('stream', 'event_id') ], $name);
 	return;
@@ -123,7 +123,7 @@ foreach my $fault ([ 'cut_after' ], [ 'cut_before' ], [ 'status', code => 16 ], 
 }
 $fake->fault('append', 'slow_after', seconds => 5);
 $server->sql('INSERT INTO payments SELECT g, 1000 FROM generate_series(1, 50) AS g');
-wait_for { grep { ($_->{fault} // '') eq 'slow_after' } calls() } 20;
+wait_for { grep { ($_->{fault} // '') eq 'slow_after' } calls() };
 $bridge->kill9;
 $bridge = start('localhost:' . $fake->grpc_port, 1);
 sent_once('killed before the answer');

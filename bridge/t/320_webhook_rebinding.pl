@@ -30,7 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 END
-wait_for { IO::Socket::INET->new("127.0.0.1:$port") } 20 or die $inside->log_text;
+wait_for { IO::Socket::INET->new("127.0.0.1:$port") } or die $inside->log_text;
 
 sub reached
 {
@@ -68,7 +68,7 @@ sub state_is
 	my ($state, $error, $name) = @_;
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 	return ok($server->wait_sql("SELECT state = '$state' AND COALESCE(stopped_reason, last_error) ~ '$error' FROM fraud.sinks",
-		't', 30), $name) || diag($server->sql('SELECT state, last_error, stopped_reason FROM fraud.sinks'));
+		't'), $name) || diag($server->sql('SELECT state, last_error, stopped_reason FROM fraud.sinks'));
 }
 
 # First it is a public address, where nobody answers now; then the loopback
@@ -76,7 +76,7 @@ lead('203.0.113.1');
 my $bridge = start();
 state_is('retrying', '203\.0\.113\.1|onnect', 'a public address is tried');
 $server->sql("SELECT fraud.pause_sink('hook')");
-$server->wait_sql('SELECT state FROM fraud.sinks', 'paused', 20);
+$server->wait_sql('SELECT state FROM fraud.sinks', 'paused');
 foreach my $addresses ([ '127.0.0.1' ], [ '10.1.2.3' ], [ '169.254.169.254' ], [ '::1' ], [ '::ffff:127.0.0.1' ],
 	[ '203.0.113.1', '127.0.0.1' ], [ '127.0.0.1', '203.0.113.1' ], [ '203.0.113.1', 'fd00::1' ])
 {
@@ -91,7 +91,7 @@ is($bridge->stop, 0, 'it stops');
 lead('127.0.0.1');
 $bridge = start('--allow-host=rebound.example');
 $server->sql("SELECT fraud.resume_sink('hook')");
-$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0, 30);
+$server->wait_sql('SELECT lag_rows FROM fraud.sinks', 0);
 is(reached(), '/hook', 'one that the operator allows is reached there');
 
 # ... but not by a redirect

@@ -83,6 +83,29 @@ sub change
 	return 0;
 }
 
+# Takes partitions of a source away (for which a condition holds) without a
+# word, and has work done, so that the bridge finds out by its next batch: the
+# number of the partition that it names.  It may find out sooner, as it writes
+# down now and then where the log ends: then once more.
+sub lose_partition
+{
+	my ($self, $source, $where, $work) = @_;
+	foreach (1 .. 8)
+	{
+		my $from = $self->log_end;
+		$work->(sub { $self->{server}->sql(<<"END") });
+BEGIN;
+SET LOCAL session_replication_role = replica;
+UPDATE fraud.offsets SET owner = gen_random_uuid() WHERE source = '$source' AND $where;
+COMMIT;
+END
+		$self->wait_log(qr/was moved or taken by another.*\n/, undef, $from) or return undef;
+		return $1 if $self->log_text($from) =~ /partition (\d+) was moved or taken by another; the batch/;
+		$self->wait_caught_up($source);
+	}
+	return undef;
+}
+
 # Waits until the source has stored everything that its topic holds: every
 # partition's next_offset at the log's end.  False when nothing more is stored
 # for so many seconds or the bridge has ended.

@@ -1,16 +1,23 @@
-# A table with a column of each type that BigQuery has one for, a row of it,
-# and how an emulator of BigQuery shows that row.
+# A server with a table that has a column of each type that BigQuery has one
+# for, a row of it, and how an emulator of BigQuery shows that row.
 
 package PgFraud::Typed;
 
 use strict;
 use warnings;
+use Test::More;
+use PgFraud::BigQuery;
+use PgFraud::Bridge;
+use PgFraud::Server;
 
-# PgFraud::Typed->new($server, $bigquery): makes the table private.payments,
-# watched; what is sent of it is expected in my-project.fraud.typed
+# Starts them and makes the table private.payments, watched; what is sent of it
+# is expected in my-project.fraud.typed
 sub new
 {
-	my ($class, $server, $bigquery) = @_;
+	my ($class) = @_;
+	my $server = PgFraud::Server->new('main');
+	my $bigquery = PgFraud::BigQuery->start(project => 'my-project');
+	$bigquery->create_dataset('fraud');
 	$server->sql(<<'END');
 CREATE TYPE mood AS ENUM ('sad', 'ok');
 CREATE DOMAIN price AS numeric(10,2) CHECK (VALUE >= 0);
@@ -23,8 +30,32 @@ CREATE TABLE private.payments (
 ALTER TABLE private.payments DROP COLUMN gone;
 SELECT fraud.watch('private.payments', event_time => 'zoned', entity => 'id');
 SELECT fraud.add_rule('private.payments', 'large', 'amount > 500', score => 1.25);
+CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
 END
 	return bless { server => $server, bigquery => $bigquery }, $class;
+}
+
+sub server { return $_[0]{server}; }
+sub bigquery { return $_[0]{bigquery}; }
+
+# A bridge that sends all there is: (exit code, log)
+sub forward
+{
+	my ($self, %env) = @_;
+	return PgFraud::Bridge->run($self->{server}, undef, brokers => 'none:1',
+		dbname => $self->{server}->connstr(user => 'bridge'),
+		env => { %{ $self->{bigquery}->env }, %env },
+		options => [ '--only=forward', '--exit-at-end' ]);
+}
+
+# A test: our column makes way for the table's own event_id
+sub keeps_names
+{
+	my ($self) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($self->{bigquery}->value('SELECT fraud_event_id FROM `my-project.fraud.typed` ORDER BY fraud_alert_id LIMIT 1'),
+		$self->{server}->sql('SELECT event_id FROM fraud.alerts ORDER BY id LIMIT 1'),
+		'a user column named event_id keeps its name, ours gets another');
 }
 
 # Inserts the row
