@@ -1,0 +1,56 @@
+# The tests of other files again, with another way into the table.
+
+package PgFraud::Ways;
+
+use strict;
+use warnings;
+use Exporter 'import';
+use FindBin;
+use Test::More;
+use PgFraud::Part qw(need run_dir);
+
+our @EXPORT = qw(again);
+
+# From how many bytes on a batch is packed, and up to how many it is one request
+my ($all, $none) = (1 << 30, 0);
+my %way = (packed => [ 0, $none ], copied => [ $all, $none ], whole => [ $all, $all ]);
+
+# again(WAY, FILE...): a test for each file, which must pass with it
+sub again
+{
+	my ($how, @names) = @_;
+
+	need('kafka');
+	foreach my $name (@names)
+	{
+		my $dir = run_dir("$how-$name");
+
+		local @ENV{qw(FRAUDBRIDGE_PACK_FROM FRAUDBRIDGE_WHOLE_TO TESTDATADIR TESTLOGDIR)} =
+		  (@{ $way{$how} }, $dir, $dir);
+		my $status = system("$^X $FindBin::Bin/$name.pl >$dir/out 2>$dir/err");
+		ok($status == 0, "$name, $how") or diag(failures($dir, $name));
+	}
+}
+
+# What failed in a file: its diagnostics, or the end of its log if it ended
+# before there were any
+sub failures
+{
+	my ($dir, $name) = @_;
+	my $err = slurp("$dir/err");
+	return $err if $err =~ /Failed test/;
+	my @log = grep { /\S/ && !/^(### |# Running: pg_ctl|waiting for|server s|# No pos)/ }
+	  split /^/, slurp("$dir/regress_log_$name");
+	@log = @log[-15 .. -1] if @log > 15;
+	return join('', $err, @log);
+}
+
+sub slurp
+{
+	my ($name) = @_;
+	open(my $file, '<', $name) or return '';
+	local $/;
+	return <$file> // '';
+}
+
+1;
