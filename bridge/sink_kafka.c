@@ -335,6 +335,24 @@ count_refused(const SinkBatch *batch)
 }
 
 /*
+ * Is the last batch in Kafka still ours?  Asked of a new producer, which has
+ * fenced whoever may have taken the sink up while this bridge stood still.
+ */
+static SinkResult
+check_bookmark(Sink *sink, SinkError *err)
+{
+	char	   ours[sizeof(sink->done)];
+	SinkResult result;
+
+	string_copy(ours, sink->done, sizeof(ours));
+	result = read_bookmark(sink, err);
+	if (result != SINK_DONE || strcmp(sink->done, ours) == 0)
+		return result;
+	sink_error(err, "batch %s was sent to Kafka by another bridge", sink->done);
+	return SINK_REOPEN;
+}
+
+/*
  * Have a new producer.  It knows the topic before it is used: by itself it
  * would ask for that only once a second.
  */
@@ -349,6 +367,8 @@ renew(Sink *sink, SinkError *err)
 	result = take_over(sink, err);
 	if (result == SINK_DONE)
 		result = check_topic(sink, err);
+	if (result == SINK_DONE)
+		result = check_bookmark(sink, err);
 	if (result != SINK_DONE)
 		return result == SINK_RETRY ? SINK_REOPEN : result;
 	sink->renew = false;

@@ -1,7 +1,9 @@
 # The end of a transaction is late: lost with its connection, it is sent again
 # by librdkafka, or its commit is out of time, and the first one reaches Kafka
 # when the next transaction is under way.  It has to end nothing: whatever the
-# bridge did, each record comes once.
+# bridge did, each record comes once.  The same where a bridge stands still
+# before it takes a new producer after such an end, and its successor has sent
+# the batch meanwhile.
 # Takes long.
 
 use strict;
@@ -39,7 +41,7 @@ sub start
 {
 	my (%env) = @_;
 	$bridge = PgFraud::Bridge->start($server, $kafka,
-		brokers => $kafka->proxied_address, options => ["--only=$only"],
+		brokers => $kafka->proxied_address, options => [ "--only=$only", '--lease=3' ],
 		env => { %{ PgFraud::Fault::env() }, FRAUD_FAULT_WAIT => $wait, %env });
 }
 
@@ -107,6 +109,39 @@ sub late_end
 	is($bridge->stop, 0, 'the bridge stops');
 }
 
+# A sink's batch is saved, and its producer about to be renewed, when the bridge
+# stands still; its successor sends the batch before it wakes up.
+sub overtaken
+{
+	my $stopped = PgFraud::Part::run_dir('overtaken') . '/stopped';
+
+	start(FRAUD_FAULT => 'before 2 kafka:22', FRAUD_FAULT_STOP => 1, FRAUD_FAULT_LOG => $stopped);
+	my $sleeper = $bridge;
+	more(10);
+	done('overtaken: first');
+	my $before = $kafka->end_offsets($topic{alerts})->{0};
+	open(my $file, '>', $wait) or die;
+	close($file);
+	more(5);
+	soon(sub { $kafka->end_offsets($topic{alerts})->{0} >= $before + 5 }, 'overtaken: a transaction has its records')
+	  or diag($sleeper->log_text);
+	more(7);
+	$proxy->keep($end, 'reset');
+	unlink($wait);
+	soon(sub { -s $stopped }, 'overtaken: it stands still') or diag($sleeper->log_text);
+	start();
+	done('overtaken: its successor sends the rest');
+	my $told = length $sleeper->log_text;
+	$sleeper->signal('CONT');
+	soon(sub { substr($sleeper->log_text, $told) =~ /sink "alerts": / }, 'overtaken: it notices')
+	  or diag($sleeper->log_text);
+	$proxy->release;
+	more(3);
+	done('overtaken: awake again');
+	each_once('overtaken');
+	is($_->stop, 0, 'a bridge stops') foreach $sleeper, $bridge;
+}
+
 foreach ('forward', 'ingest,branch')
 {
 	$only = $_;
@@ -115,5 +150,6 @@ foreach ('forward', 'ingest,branch')
 	late_end('lost');
 	start(FRAUD_FAULT_COMMIT => 1500);
 	late_end('out of time');
+	overtaken() if $only eq 'forward';
 }
 done_testing();
