@@ -183,13 +183,13 @@ typedef struct PgError
  * fraud.evict() knows a bridge's backends by it.  NULL on
  * failure, with the reason in err.  PQfinish() ends it.
  */
-extern PGconn	*pg_connect(const char *purpose, PgError *err);
-extern PGresult *pg_query(PGconn *conn, PgError *err, const char *sql,
-						  int nparams, const char *const *params);
-extern bool		 pg_command(PGconn *conn, PgError *err, const char *sql);
+extern PGconn	  *pg_connect(const char *purpose, PgError *err);
+extern PGresult	  *pg_query(PGconn *conn, PgError *err, const char *sql,
+							int nparams, const char *const *params);
+extern bool		   pg_command(PGconn *conn, PgError *err, const char *sql);
 extern const char *pg_field(const PGresult *res, int row, int column);
-extern int64_t pg_number(const PGresult *res, int row, int column);
-extern void		 pg_error_get(PGconn *conn, const PGresult *res, PgError *err);
+extern int64_t	   pg_number(const PGresult *res, int row, int column);
+extern void pg_error_get(PGconn *conn, const PGresult *res, PgError *err);
 extern PgErrorClass pg_error_class(const char *sqlstate);
 extern bool			pg_lost(PGconn *conn);
 extern void			pg_append_identifier(Buffer *buf, const char *name);

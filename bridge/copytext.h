@@ -42,15 +42,15 @@ typedef struct ValueProblem
 	char		text[256];
 } ValueProblem;
 
-extern void json_unescape(const JsonValue *value, Buffer *out);
-extern void copy_text(Buffer *out, const char *text, size_t len);
-extern void copy_bytea(Buffer *out, const char *data, size_t len);
+extern void		   json_unescape(const JsonValue *value, Buffer *out);
+extern void		   copy_text(Buffer *out, const char *text, size_t len);
+extern void		   copy_bytea(Buffer *out, const char *data, size_t len);
 extern const char *column_text(const ValueStyle *style, const JsonValue *value,
 							   ValueScratch *scratch,
 							   char shown[TIMESTAMP_SIZE], size_t *len,
 							   ValueProblem *problem);
-extern bool copy_value(Buffer *out, const ValueStyle *style,
-					   const JsonValue *value, ValueScratch *scratch,
-					   ValueProblem *problem);
+extern bool		   copy_value(Buffer *out, const ValueStyle *style,
+							  const JsonValue *value, ValueScratch *scratch,
+							  ValueProblem *problem);
 
 #endif /* COPYTEXT_H */

@@ -63,8 +63,8 @@ struct Mapping
 
 /* row.c */
 extern bool decode_record(Mapping *mapping, const Record *record, Fault *fault);
-extern Outcome refuse_value(Fault *fault, const ColumnPlan *plan,
-							const char *sqlstate, const char *text);
+extern Outcome			   refuse_value(Fault *fault, const ColumnPlan *plan,
+										const char *sqlstate, const char *text);
 extern const RecordHeader *record_header(const Record *record,
 										 const char	  *name);
 

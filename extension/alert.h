@@ -30,9 +30,9 @@ enum
 	ALERT_COLUMNS
 };
 
-extern void alert_init(void);
-extern MemoryContext alerts_begin(void);
+extern void			   alert_init(void);
+extern MemoryContext   alerts_begin(void);
 extern TupleTableSlot *alerts_next(void);
-extern void alerts_store(void);
+extern void			   alerts_store(void);
 
-#endif							/* PG_FRAUD_ALERT_H */
+#endif /* PG_FRAUD_ALERT_H */

@@ -34,8 +34,9 @@ static inline char *
 compat_a_const_string(A_Const *literal)
 {
 #if PG_VERSION_NUM >= 150000
-	return !literal->isnull && IsA(&literal->val.node, String) ?
-		literal->val.sval.sval : NULL;
+	return !literal->isnull && IsA(&literal->val.node, String)
+			   ? literal->val.sval.sval
+			   : NULL;
 #else
 	return IsA(&literal->val, String) ? literal->val.val.str : NULL;
 #endif
@@ -61,15 +62,15 @@ compat_is_json_node(Node *node)
 }
 
 #if PG_VERSION_NUM >= 160000
-#define compat_insert_index_tuples(rri, slot, estate)                          \
+#define compat_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL, false)
 #else
-#define compat_insert_index_tuples(rri, slot, estate)                          \
+#define compat_insert_index_tuples(rri, slot, estate) \
 	ExecInsertIndexTuples(rri, slot, estate, false, false, NULL, NIL)
 #endif
 
 #if PG_VERSION_NUM >= 170000
-#define compat_index_insert_cleanup(index, info)                               \
+#define compat_index_insert_cleanup(index, info) \
 	index_insert_cleanup(index, info)
 #else
 #define compat_index_insert_cleanup(index, info) ((void) (info))
@@ -88,14 +89,14 @@ compat_is_json_node(Node *node)
 #endif
 
 #if PG_VERSION_NUM >= 180000
-#define compat_init_range_table(estate, pstate)                                \
-	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos,   \
+#define compat_init_range_table(estate, pstate)                              \
+	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos, \
 					   bms_make_singleton(1))
 #elif PG_VERSION_NUM >= 160000
-#define compat_init_range_table(estate, pstate)                                \
+#define compat_init_range_table(estate, pstate) \
 	ExecInitRangeTable(estate, (pstate)->p_rtable, (pstate)->p_rteperminfos)
 #else
-#define compat_init_range_table(estate, pstate)                                \
+#define compat_init_range_table(estate, pstate) \
 	ExecInitRangeTable(estate, (pstate)->p_rtable)
 #endif
 
@@ -105,4 +106,4 @@ compat_is_json_node(Node *node)
 #define compat_reserve_prefix(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
-#endif							/* PG_FRAUD_COMPAT_H */
+#endif /* PG_FRAUD_COMPAT_H */

@@ -12,15 +12,15 @@
 #include "pg_fraud.h"
 
 typedef struct ListValues ListValues;
-typedef struct FraudList FraudList;
+typedef struct FraudList  FraudList;
 
 /* How a value is written, from which it can be told again */
 typedef enum ListCode
 {
-	CODE_WORD,	/* in 8 bytes: up to 18 digits, or 7 bytes */
-	CODE_PAIR,	/* in 16 bytes: up to 15 bytes */
-	CODE_QUAD,	/* in 32 bytes: up to 31 bytes */
-	CODE_BYTES	/* as it is */
+	CODE_WORD, /* in 8 bytes: up to 18 digits, or 7 bytes */
+	CODE_PAIR, /* in 16 bytes: up to 15 bytes */
+	CODE_QUAD, /* in 32 bytes: up to 31 bytes */
+	CODE_BYTES /* as it is */
 } ListCode;
 
 #define LIST_CODES (CODE_BYTES + 1)
@@ -29,10 +29,10 @@ typedef enum ListCode
 typedef struct ListKey
 {
 	ListCode	code;
-	int			length;			/* in bytes, of a value as it is */
+	int			length; /* in bytes, of a value as it is */
 	const char *data;
 	uint64		hash;
-	uint64		words[4];		/* otherwise: its code */
+	uint64		words[4]; /* otherwise: its code */
 } ListKey;
 
 /* ---- list_values.c: values ---- */
@@ -62,4 +62,4 @@ extern bool list_has(FraudList *list, const ListKey *key);
 /* It is about to be asked for this value */
 extern void list_expect(const FraudList *list, const ListKey *key);
 
-#endif							/* PG_FRAUD_LIST_H */
+#endif /* PG_FRAUD_LIST_H */

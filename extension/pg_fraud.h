@@ -71,12 +71,12 @@
 /* What evaluating an expression needs, or can lead to */
 typedef struct RuleTraits
 {
-	bool		can_raise;		/* may end in an error on some row */
-	bool		reads_moment;	/* has PARAM_MOMENT in it */
-	bool		reads_settings; /* its result may hang on a session setting:
+	bool	   can_raise;	   /* may end in an error on some row */
+	bool	   reads_moment;   /* has PARAM_MOMENT in it */
+	bool	   reads_settings; /* its result may hang on a session setting:
 								 * evaluate between settings_fix and
 								 * settings_restore */
-	Bitmapset  *columns;		/* attribute numbers that it reads, as they
+	Bitmapset *columns;		   /* attribute numbers that it reads, as they
 								 * are (no FirstLowInvalidHeapAttributeNumber
 								 * offset) */
 } RuleTraits;
@@ -112,13 +112,13 @@ struct ParseState;
 typedef struct HelperCalls
 {
 	struct ParseState *pstate;
-	List	   *calls;			/* FuncExprs put aside */
+	List			  *calls; /* FuncExprs put aside */
 } HelperCalls;
 
 extern bool is_rule_helper(Oid funcid);
 /* Can the helper raise errors on some values? */
-extern bool helper_can_raise(Oid funcid);
-extern bool helper_calls_aside(Node *node, HelperCalls *calls);
+extern bool	 helper_can_raise(Oid funcid);
+extern bool	 helper_calls_aside(Node *node, HelperCalls *calls);
 extern Node *helper_calls_back(Node *node, HelperCalls *calls);
 
 /* ---- traits.c ---- */
@@ -133,49 +133,49 @@ extern void whitelist_check(struct ParseState *pstate, Node *expr);
 
 typedef enum RuleMode
 {
-	RULE_LIVE,					/* marks */
-	RULE_SHADOW,				/* is evaluated and counted only */
-	RULE_OFF					/* is not loaded at all */
+	RULE_LIVE,	 /* marks */
+	RULE_SHADOW, /* is evaluated and counted only */
+	RULE_OFF	 /* is not loaded at all */
 } RuleMode;
 
 /* What is compiled of a rule, shared by all sets of the same layout */
 typedef struct RuleCode
 {
-	MemoryContext context;		/* holds it, and what it points to */
-	int			users;			/* sets */
-	ExprState  *state;
+	MemoryContext context; /* holds it, and what it points to */
+	int			  users;   /* sets */
+	ExprState	 *state;
 } RuleCode;
 
 typedef struct Rule
 {
-	int64		id;				/* fraud.rule_config.id */
-	char	   *name;
-	Datum		name_datum;		/* the same as text */
-	int			version;
-	RuleMode	mode;
-	bool		fire_on_error;	/* on_error => 'fire' */
-	Numeric		score;
-	char	   *condition;
-	uint64		max_time_ns;	/* budget of an evaluation, 0: none */
-	double		max_share;		/* of the last share_rows rows, 0: none */
-	int			share_rows;
-	struct Brake *brake;		/* brake.c's, NULL without limits */
-	bool		broken;			/* does not compile: is not evaluated */
-	char	   *error;			/* why, if broken */
-	RuleTraits	traits;
-	RuleCode   *code;			/* NULL in a set of ruleset_of_condition */
-	Expr	   *expr;			/* NULL if broken */
-	ExprState  *state;			/* NULL if broken or braked */
-	struct Plain *plain;		/* does the same faster, NULL if it cannot */
+	int64		  id; /* fraud.rule_config.id */
+	char		 *name;
+	Datum		  name_datum; /* the same as text */
+	int			  version;
+	RuleMode	  mode;
+	bool		  fire_on_error; /* on_error => 'fire' */
+	Numeric		  score;
+	char		 *condition;
+	uint64		  max_time_ns; /* budget of an evaluation, 0: none */
+	double		  max_share;   /* of the last share_rows rows, 0: none */
+	int			  share_rows;
+	struct Brake *brake;  /* brake.c's, NULL without limits */
+	bool		  broken; /* does not compile: is not evaluated */
+	char		 *error;  /* why, if broken */
+	RuleTraits	  traits;
+	RuleCode	 *code;	 /* NULL in a set of ruleset_of_condition */
+	Expr		 *expr;	 /* NULL if broken */
+	ExprState	 *state; /* NULL if broken or braked */
+	struct Plain *plain; /* does the same faster, NULL if it cannot */
 } Rule;
 
 /* How a rule is evaluated */
 typedef enum Route
 {
-	ROUTE_NONE,					/* not at all: broken or braked */
-	ROUTE_PLAIN,				/* by plain.c, with others in a row */
-	ROUTE_SAFE,					/* by itself; it cannot raise errors */
-	ROUTE_GUARDED				/* in a subtransaction */
+	ROUTE_NONE,	  /* not at all: broken or braked */
+	ROUTE_PLAIN,  /* by plain.c, with others in a row */
+	ROUTE_SAFE,	  /* by itself; it cannot raise errors */
+	ROUTE_GUARDED /* in a subtransaction */
 } Route;
 
 /*
@@ -185,42 +185,42 @@ typedef enum Route
  */
 typedef struct RuleSet
 {
-	MemoryContext context;		/* holds all of it */
-	int			entries;		/* relations in the cache that use it */
-	uint64		serial;			/* unique in this backend */
-	uint64		built_at;		/* ruleset.c's */
-	Oid			root;			/* the watched table */
-	char	   *table_name;		/* root's name, schema-qualified */
-	TupleDesc	desc;			/* the layout, a copy */
-	bool		paused;
-	bool		on_update;
-	Numeric		threshold;
-	AttrNumber	event_time;		/* 0 if none; in this layout */
-	AttrNumber	entity;
-	AttrNumber	amount;
-	AttrNumber	is_fraud;		/* the marks' columns, 0 if missing */
-	AttrNumber	fraud_score;
-	AttrNumber	fraud_rules;
-	AttrNumber	fraud_alert_id;
-	AttrNumber	kafka_partition;	/* 0 if missing or of another type */
-	AttrNumber	kafka_offset;
-	bool		any_safe;		/* some rule goes this way */
-	bool		any_guarded;	/* some rule goes that way */
-	bool		any_broken;		/* some rule does not compile */
-	bool		any_limits;		/* some rule has limits */
-	bool		any_braked;		/* some rule is over its limit, see state */
-	bool		any_moment;		/* some rule has PARAM_MOMENT */
-	bool		any_settings;	/* some rule reads settings */
-	int			nrules;			/* live and shadow, broken ones too */
-	Rule	   *rules;			/* ordered by name */
-	uint8	   *routes;			/* a Route for each */
-	struct PlainSet *plains;	/* those that go that way, NULL if none does */
-	uint8	   *fired;			/* a Fired for each, of the last row */
-	uint64		judged;			/* rows, for sampling */
-	bool		busy;			/* rules that can raise are being evaluated */
-	Numeric		zero;
-	ExprContext *econtext;		/* for evaluation; reset for each row */
-	ParamListInfo params;		/* PARAM_MOMENT */
+	MemoryContext	  context;	  /* holds all of it */
+	int				  entries;	  /* relations in the cache that use it */
+	uint64			  serial;	  /* unique in this backend */
+	uint64			  built_at;	  /* ruleset.c's */
+	Oid				  root;		  /* the watched table */
+	char			 *table_name; /* root's name, schema-qualified */
+	TupleDesc		  desc;		  /* the layout, a copy */
+	bool			  paused;
+	bool			  on_update;
+	Numeric			  threshold;
+	AttrNumber		  event_time; /* 0 if none; in this layout */
+	AttrNumber		  entity;
+	AttrNumber		  amount;
+	AttrNumber		  is_fraud; /* the marks' columns, 0 if missing */
+	AttrNumber		  fraud_score;
+	AttrNumber		  fraud_rules;
+	AttrNumber		  fraud_alert_id;
+	AttrNumber		  kafka_partition; /* 0 if missing or of another type */
+	AttrNumber		  kafka_offset;
+	bool			  any_safe;		/* some rule goes this way */
+	bool			  any_guarded;	/* some rule goes that way */
+	bool			  any_broken;	/* some rule does not compile */
+	bool			  any_limits;	/* some rule has limits */
+	bool			  any_braked;	/* some rule is over its limit, see state */
+	bool			  any_moment;	/* some rule has PARAM_MOMENT */
+	bool			  any_settings; /* some rule reads settings */
+	int				  nrules;		/* live and shadow, broken ones too */
+	Rule			 *rules;		/* ordered by name */
+	uint8			 *routes;		/* a Route for each */
+	struct PlainSet	 *plains; /* those that go that way, NULL if none does */
+	uint8			 *fired;  /* a Fired for each, of the last row */
+	uint64			  judged; /* rows, for sampling */
+	bool			  busy;	  /* rules that can raise are being evaluated */
+	Numeric			  zero;
+	ExprContext		 *econtext; /* for evaluation; reset for each row */
+	ParamListInfo	  params;	/* PARAM_MOMENT */
 	struct RowWriter *writer;	/* rowjson.c's, NULL until first used */
 } RuleSet;
 
@@ -234,7 +234,7 @@ extern RuleSet *ruleset_for(Relation rel);
  * rules is a warning, and NULL.
  */
 extern RuleSet *ruleset_for_row(Relation rel);
-extern void ruleset_invalidate(void);
+extern void		ruleset_invalidate(void);
 /* The same by id; opens the relation only when something has changed. */
 extern RuleSet *ruleset_for_relid(Oid relid);
 /*
@@ -244,8 +244,8 @@ extern RuleSet *ruleset_for_relid(Oid relid);
  */
 extern RuleSet *ruleset_of_condition(Relation rel, const char *condition);
 /* Has the table all four marks, with their types? */
-#define ruleset_has_marks(rs)                                                  \
-	((rs)->is_fraud && (rs)->fraud_score && (rs)->fraud_rules &&               \
+#define ruleset_has_marks(rs)                                    \
+	((rs)->is_fraud && (rs)->fraud_score && (rs)->fraud_rules && \
 	 (rs)->fraud_alert_id)
 /* The event time of a row, false if it has none */
 extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
@@ -253,14 +253,14 @@ extern bool ruleset_event_time(RuleSet *rs, TupleTableSlot *slot,
 
 /* what only these three and inspect.c need of it */
 extern RuleSet *ruleset_read(Relation rel);
-extern bool ruleset_equal(const RuleSet *a, const RuleSet *b);
-extern void ruleset_compile(RuleSet *rs, Relation rel, List *sets);
-extern void ruleset_prepare(RuleSet *rs);
-extern void ruleset_keep_code(RuleSet *rs);
-extern void ruleset_free(RuleSet *rs);
-extern void rule_build(Rule *rule, Relation rel);
-extern void rule_build_guarded(Rule *rule, Relation rel,
-							   MemoryContext in_context);
+extern bool		ruleset_equal(const RuleSet *a, const RuleSet *b);
+extern void		ruleset_compile(RuleSet *rs, Relation rel, List *sets);
+extern void		ruleset_prepare(RuleSet *rs);
+extern void		ruleset_keep_code(RuleSet *rs);
+extern void		ruleset_free(RuleSet *rs);
+extern void		rule_build(Rule *rule, Relation rel);
+extern void		rule_build_guarded(Rule *rule, Relation rel,
+								   MemoryContext in_context);
 
 /* ---- setting.c: the fixed settings ---- */
 
@@ -274,54 +274,54 @@ typedef struct SettingsSaved SettingsSaved;
 extern SettingsSaved *settings_fix(void);
 /* The same, and abbreviations of zones, which matter only for reading */
 extern SettingsSaved *settings_fix_for_rules(void);
-extern void settings_restore(SettingsSaved *saved);
+extern void			  settings_restore(SettingsSaved *saved);
 /*
  * Settings for compiling: search_path too, on a GUC nest level, undone by
  * AtEOXact_GUC(false, level) or by the (sub)transaction's abort.
  */
-extern int	settings_fix_for_compile(void);
+extern int settings_fix_for_compile(void);
 
 /* ---- plain*.c: without the expression interpreter ---- */
 
-typedef struct Plain Plain;
+typedef struct Plain	Plain;
 typedef struct PlainSet PlainSet;
 
-extern Plain *plain_compile(Expr *expr, const RuleTraits *traits);
+extern Plain	*plain_compile(Expr *expr, const RuleTraits *traits);
 extern PlainSet *plain_gather(const Rule *rules, const uint8 *routes,
 							  int nrules);
-extern bool plain_is_true(const Plain *plain, TupleTableSlot *slot);
-extern bool plain_judge(const PlainSet *set, TupleTableSlot *slot,
-						bool live_only, uint8 *fired);
+extern bool		 plain_is_true(const Plain *plain, TupleTableSlot *slot);
+extern bool		 plain_judge(const PlainSet *set, TupleTableSlot *slot,
+							 bool live_only, uint8 *fired);
 
 /* ---- judge.c: slot + ruleset -> verdict ---- */
 
 typedef enum JudgeMode
 {
-	JUDGE_COUNT,				/* a row that arrives: all rules, counted */
-	JUDGE_ASK,					/* a question: live rules only, not counted */
-	JUDGE_ALL					/* all rules, not counted (explain) */
+	JUDGE_COUNT, /* a row that arrives: all rules, counted */
+	JUDGE_ASK,	 /* a question: live rules only, not counted */
+	JUDGE_ALL	 /* all rules, not counted (explain) */
 } JudgeMode;
 
 typedef enum Fired
 {
 	FIRED_NO,
 	FIRED_YES,
-	FIRED_ERROR_CLEAR,			/* raised an error, counts as not fired */
-	FIRED_ERROR_FIRE			/* raised an error, counts as fired */
+	FIRED_ERROR_CLEAR, /* raised an error, counts as not fired */
+	FIRED_ERROR_FIRE   /* raised an error, counts as fired */
 } Fired;
 
 #define RULE_FIRED(f) ((f) == FIRED_YES || (f) == FIRED_ERROR_FIRE)
 
 typedef struct Verdict
 {
-	bool		is_fraud;
-	bool		any;			/* some rule fired or failed, maybe not live */
-	int			nfired;			/* live rules that fired */
-	Numeric		score;			/* their sum; in CurrentMemoryContext, or the
+	bool	is_fraud;
+	bool	any;	 /* some rule fired or failed, maybe not live */
+	int		nfired;	 /* live rules that fired */
+	Numeric score;	 /* their sum; in CurrentMemoryContext, or the
 								 * ruleset's: copy what must last */
-	uint8	   *fired;			/* a Fired for each of the set's rules; good
+	uint8  *fired;	 /* a Fired for each of the set's rules; good
 								 * until the set's next row */
-	int			nerrors;		/* rules that raised an error on the row */
+	int		nerrors; /* rules that raised an error on the row */
 } Verdict;
 
 /*
@@ -349,8 +349,8 @@ extern bool judge_rethrows(int sqlerrcode);
 
 /* ---- guard.c: errors that must not cost more than what raised them ---- */
 
-extern ErrorData *guard_run(void (*run) (void *arg), void *arg);
-extern ErrorData *guard_run_own(void (*run) (void *arg), void *arg);
+extern ErrorData *guard_run(void (*run)(void *arg), void *arg);
+extern ErrorData *guard_run_own(void (*run)(void *arg), void *arg);
 
 /* ---- list.c: lists that rules ask ---- */
 
@@ -385,10 +385,10 @@ extern void counter_time(RuleSet *rs, int rule, uint64 nanoseconds);
 
 /* ---- ledger.c ---- */
 
-extern void ledger_init(void);
+extern void	 ledger_init(void);
 extern int64 ledger_draw_id(RuleSet *rs);
-extern void ledger_moved(void);
-extern void ledger_set_forward(bool value);
+extern void	 ledger_moved(void);
+extern void	 ledger_set_forward(bool value);
 /*
  * For those who store rows by hundreds: take the trigger that writes alerts
  * out of info, and hand the rows over instead when they are stored, in their
@@ -407,12 +407,12 @@ extern void batch_init(void);
 /* The row's record in Kafka, if it is of the batch announced */
 extern struct BatchPartition *batch_row(RuleSet *rs, TupleTableSlot *slot,
 										int64 *offset);
-extern void batch_hash_begin(MemoryContext context);
-extern void batch_hash_end(void);
-extern void batch_alert(struct BatchPartition *partition,
-						struct pg_uuid_t *uuid, int64 offset, Datum *source,
-						Datum *topic, bool *branched);
-extern void batch_unjudged(RuleSet *rs, TupleTableSlot *slot);
+extern void					  batch_hash_begin(MemoryContext context);
+extern void					  batch_hash_end(void);
+extern void					  batch_alert(struct BatchPartition *partition,
+										  struct pg_uuid_t *uuid, int64 offset, Datum *source,
+										  Datum *topic, bool *branched);
+extern void					  batch_unjudged(RuleSet *rs, TupleTableSlot *slot);
 
 /* ---- table.c: the extension's own tables ---- */
 
@@ -447,11 +447,11 @@ typedef struct Unpack Unpack;
 extern Unpack *unpack_begin(Relation rel, List *attnums, const char *kinds,
 							const char *data, size_t len,
 							ExprContext *econtext);
-extern bool unpack_row_next(Unpack *unpack, Datum *values, bool *nulls);
-extern uint64 unpack_row(const Unpack *unpack);
-extern size_t unpack_row_bytes(const Unpack *unpack);
-extern void unpack_set_row(Unpack *unpack, uint64 row);
-extern void unpack_error_callback(void *arg);
+extern bool	   unpack_row_next(Unpack *unpack, Datum *values, bool *nulls);
+extern uint64  unpack_row(const Unpack *unpack);
+extern size_t  unpack_row_bytes(const Unpack *unpack);
+extern void	   unpack_set_row(Unpack *unpack, uint64 row);
+extern void	   unpack_error_callback(void *arg);
 
 /* ---- pg_fraud.c ---- */
 
@@ -459,4 +459,4 @@ extern bool pg_fraud_enabled;
 extern void ruleset_init(void);
 extern void failure_init(void);
 
-#endif							/* PG_FRAUD_H */
+#endif /* PG_FRAUD_H */

@@ -23,13 +23,13 @@ typedef struct Tally
 {
 	int64		rows;
 	int64		hits;
-	int64		marked;			/* hits that are marked already */
+	int64		marked; /* hits that are marked already */
 	int64		failed;
-	int64		confirmed;		/* hits that people confirmed, or dismissed */
+	int64		confirmed; /* hits that people confirmed, or dismissed */
 	int64		dismissed;
-	int64		confirmed_all;	/* confirmed, hit or not */
-	Numeric		amount;			/* of the hits; NULL if there is none */
-	TimestampTz told;			/* when progress was told last */
+	int64		confirmed_all; /* confirmed, hit or not */
+	Numeric		amount;		   /* of the hits; NULL if there is none */
+	TimestampTz told;		   /* when progress was told last */
 } Tally;
 
 /*
@@ -41,9 +41,9 @@ extern void tally_row_seen(Tally *tally, bool hit, Datum amount,
 						   MemoryContext context);
 /* All counts, as fraud.tally gives them */
 extern Datum tally_values(const Tally *tally);
-extern void tally_amount(Tally *tally, Numeric amount, MemoryContext context);
-extern void tally_review(Tally *tally, bool hit, bool confirmed);
-extern void tally_progress(Tally *tally);
+extern void	 tally_amount(Tally *tally, Numeric amount, MemoryContext context);
+extern void	 tally_review(Tally *tally, bool hit, bool confirmed);
+extern void	 tally_progress(Tally *tally);
 extern Datum tally_row(FunctionCallInfo fcinfo, const Tally *tally,
 					   bool has_marks, int64 cleared);
 
@@ -58,4 +58,4 @@ tally_bool(FunctionCallInfo fcinfo, int i)
 	return PG_GETARG_BOOL(i) ? TALLY_TRUE : TALLY_FALSE;
 }
 
-#endif							/* PG_FRAUD_TALLY_H */
+#endif /* PG_FRAUD_TALLY_H */

@@ -122,7 +122,8 @@ kind_fits(char kind, Form_pg_attribute att)
 /*
  * The chunk is not as it should be.
  */
-pg_noreturn static void malformed(void)
+pg_noreturn static void
+malformed(void)
 {
 	ereport(ERROR, (errcode(ERRCODE_BAD_COPY_FILE_FORMAT),
 					errmsg("packed rows are malformed")));

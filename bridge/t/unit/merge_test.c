@@ -18,7 +18,7 @@ static Lane				   lane = {.parts = parts, .nparts = 3};
  * In librdkafka's place: here the time is the message's length
  */
 int64_t
-rd_kafka_message_timestamp(const rd_kafka_message_t  *message,
+rd_kafka_message_timestamp(const rd_kafka_message_t	 *message,
 						   rd_kafka_timestamp_type_t *type)
 {
 	(void) type;
