@@ -23,6 +23,7 @@ typedef struct Control
 	SourceConfig *configs; /* as last read */
 	int			  nconfigs;
 	bool		  config_fresh; /* read since the last source ended */
+	int64_t		  config_read_at;
 	Source		**sources;
 	int			  nsources;
 	char		**failed; /* sources that stopped because all failed */

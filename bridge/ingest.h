@@ -307,6 +307,7 @@ struct Lane
 	int64_t compare_at;
 	int64_t end_at;
 	int		notices; /* of the source's, those that it has looked into */
+	int64_t know_at; /* changes up to then have to be known, 0: they are */
 	int64_t hint_at;
 	bool	hint_due;	/* positions have moved since the last hint */
 	bool	hint_sent;	/* one is not answered yet */
@@ -396,6 +397,7 @@ extern void config_free(SourceConfig *config);
 /* ---- control.c ---- */
 extern ExitCode control_run(void);
 extern void		control_wake(void); /* read the configuration now */
+extern bool		control_knows(int64_t moment);
 
 extern void	   control_metrics(Buffer *out);
 extern int64_t control_turned_ms(void); /* since the loop last turned */

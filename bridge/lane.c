@@ -15,6 +15,7 @@
 #define END_SOON_MS 500		 /* when it is not known yet */
 #define HINT_MS 1000		 /* positions are committed to Kafka */
 #define HINT_ASK_MS 100
+#define KNOW_MS 20
 
 /* Has the lane to end? */
 bool
@@ -51,6 +52,7 @@ disconnect(Lane *lane)
 	lane->tries = 0;
 	PQfinish(lane->conn);
 	lane->conn = NULL;
+	lane->know_at = INT64_MAX;
 	writer_connected(&lane->writer, NULL);
 }
 
@@ -72,7 +74,28 @@ ensure_connection(Lane *lane)
 		return false;
 	}
 	writer_connected(&lane->writer, lane->conn);
+	if (lane->know_at != 0)
+		lane->know_at = now_ms();
 	return true;
+}
+
+/*
+ * Nobody has told us of what was changed while the connection was lost, the
+ * table's columns, say.  False: it is not known yet.
+ */
+static bool
+changes_known(Lane *lane)
+{
+	if (lane->know_at == 0)
+		return true;
+	if (control_knows(lane->know_at))
+	{
+		lane->know_at = 0;
+		return true;
+	}
+	control_wake();
+	lane_sleep(lane, KNOW_MS);
+	return false;
 }
 
 /* Have a consumer, with the cluster's id; false when there is none now */
@@ -361,6 +384,8 @@ lane_round(Lane *lane)
 		lane_sleep(lane, backoff_next(&lane->backoff));
 		return;
 	}
+	if (!changes_known(lane))
+		return;
 	refresh_metadata(lane);
 	if (!ownership_balance(lane) || !write_ends(lane))
 	{

@@ -15,13 +15,21 @@
 
 pthread_mutex_t sources_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static atomic_bool wake_config;
+static atomic_bool	wake_config;
+static atomic_llong applied_at; /* when the configuration in force was read */
 
 /* Read the configuration soon */
 void
 control_wake(void)
 {
 	atomic_store(&wake_config, true);
+}
+
+/* Is the configuration that is in force as new as that moment of now_ms()? */
+bool
+control_knows(int64_t moment)
+{
+	return atomic_load(&applied_at) >= moment;
 }
 
 /* A source was changed, or its position: tell its lanes */
@@ -74,6 +82,7 @@ read_config(Control *control)
 	PgError		  err;
 	SourceConfig *list;
 	int			  count;
+	int64_t		  started;
 
 	if (atomic_exchange(&wake_config, false))
 		control->config_at = 0;
@@ -82,6 +91,7 @@ read_config(Control *control)
 	control->config_at = now_ms() + CONFIG_MS;
 	if (!look_for_replays(control))
 		return false;
+	started = now_ms();
 	if (!config_load(control->conn, &err, &list, &count))
 	{
 		control_lost(control, "could not read the sources", &err);
@@ -95,6 +105,7 @@ read_config(Control *control)
 	control->nconfigs = count;
 	pthread_mutex_unlock(&sources_lock);
 	control->config_fresh = true;
+	control->config_read_at = started;
 	return true;
 }
 
@@ -284,6 +295,7 @@ manage_sources(Control *control)
 	if (control->config_fresh)
 	{
 		end_changed(control);
+		atomic_store(&applied_at, control->config_read_at);
 		start_new(control);
 	}
 	for (int i = 0; i < control->nsources; i++)

@@ -156,6 +156,15 @@ batch_init(void)
 	RegisterSubXactCallback(batch_subxact_callback, NULL);
 }
 
+/*
+ * Is this transaction one of the bridge's?
+ */
+bool
+batch_active(void)
+{
+	return provenance.active;
+}
+
 /* ---- rows ---- */
 
 /*

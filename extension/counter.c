@@ -8,7 +8,9 @@
  * commit one row for each table goes into fraud.rule_deltas: it is there if
  * and when the transaction's rows are, and nobody waits for anybody.  Deltas
  * are folded into fraud.rule_counters later: by the bridge, by anyone who calls
- * fraud.fold_counters, and now and then by a transaction that counts.
+ * fraud.fold_counters, and now and then by a transaction that counts.  Not by
+ * one that stores a batch of the bridge: it would keep payments waiting, and
+ * the bridge sees to it elsewhere.
  */
 #include "postgres.h"
 
@@ -322,8 +324,8 @@ counter_flush(bool may_fold)
 	for (CounterSlot *slot = slots; slot != NULL; slot = slot->next)
 		if (slot->nrules > 0 && slot->rows > 0)
 			slot_write(slot);
-	if (may_fold && GetCurrentTimestamp() % FOLD_EVERY == 0 &&
-		!IsolationUsesXactSnapshot())
+	if (may_fold && !batch_active() &&
+		GetCurrentTimestamp() % FOLD_EVERY == 0 && !IsolationUsesXactSnapshot())
 		counter_fold();
 	PopActiveSnapshot();
 	slots = NULL;

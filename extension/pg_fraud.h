@@ -404,6 +404,7 @@ struct pg_uuid_t;
 
 extern bool batch_unjudged_open; /* a judged row ends the range */
 extern void batch_init(void);
+extern bool batch_active(void);
 /* The row's record in Kafka, if it is of the batch announced */
 extern struct BatchPartition *batch_row(RuleSet *rs, TupleTableSlot *slot,
 										int64 *offset);
