@@ -18,8 +18,6 @@ system("openssl genrsa -out $key.other 2048 2>/dev/null") == 0 or die;
 my $mail = 'bridge@my-project.iam.gserviceaccount.com';
 my $fake = PgFraud::FakeBigQuery->start(auth => [ $key, $mail ]);
 
-sub slurp { open(my $f, '<', $_[0]) or die "$_[0]: $!"; local $/; return scalar <$f>; }
-
 sub put
 {
 	my ($name, $content) = @_;
@@ -28,13 +26,7 @@ sub put
 	close($f);
 }
 
-sub service_account
-{
-	my ($file) = @_;
-	return { type => 'service_account', client_email => $mail,
-		private_key_id => 'k1', private_key => slurp($file),
-		token_uri => $fake->url . '/token' };
-}
+sub service_account { return $fake->account($_[0], $mail); }
 put('warehouse', service_account($key));
 put('wrong', service_account("$key.other"));
 put('user', { type => 'authorized_user', client_id => 'me',

@@ -7,10 +7,10 @@ use warnings;
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
 use HTTP::Tiny;
-use IO::Socket::INET;
 use JSON::PP ();
 use Test::More;
 use PgFraud::Bridge;
+use PgFraud::Https qw(https_server);
 use PgFraud::Part qw(free_port need part_script run_dir wait_for);
 use PgFraud::Process;
 use PgFraud::Server;
@@ -32,22 +32,7 @@ wait_for { eval { requests(); 1 } } or die $receiver->log_text;
 # A certificate of an authority that nobody knows
 system("openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost -keyout $dir/key.pem -out $dir/cert.pem >$dir/openssl.log 2>&1") == 0
   or die "no certificate\n";
-my $tls_port = free_port();
-my $tls = PgFraud::Process->start(name => 'tls', log => "$dir/tls.log",
-	command => [ $python, '-c', <<'END', $tls_port, "$dir/cert.pem", "$dir/key.pem" ]);
-import http.server, ssl, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(204)
-        self.end_headers()
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[2], sys.argv[3])
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-END
-wait_for { IO::Socket::INET->new("127.0.0.1:$tls_port") } or die $tls->log_text;
+my $tls_port = https_server("$dir/cert.pem", "$dir/key.pem");
 
 my $server = PgFraud::Server->new('main');
 $server->sql(<<"END");

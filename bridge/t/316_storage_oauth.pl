@@ -3,7 +3,6 @@
 
 use strict;
 use warnings;
-use JSON::PP ();
 use Test::More;
 use PgFraud::Bridge;
 use PgFraud::FakeBigQuery;
@@ -16,12 +15,7 @@ my $secrets = run_dir('secrets');
 my $mail = 'bridge@my-project.iam.gserviceaccount.com';
 system("openssl genrsa -out $secrets/key.pem 2048 2>/dev/null") == 0 or die 'no openssl';
 my $fake = PgFraud::FakeBigQuery->start(grpc => 1, auth => [ "$secrets/key.pem", $mail ]);
-open(my $in, '<', "$secrets/key.pem") or die $!;
-my $key = join('', <$in>);
-open(my $out, '>', "$secrets/warehouse") or die $!;
-print $out JSON::PP->new->encode({ type => 'service_account', client_email => $mail,
-	private_key_id => 'k1', private_key => $key, token_uri => $fake->url . '/token' });
-close($out);
+my $key = $fake->write_account("$secrets/warehouse", "$secrets/key.pem", $mail);
 unlink("$secrets/key.pem");
 
 $server->sql(<<'END');

@@ -7,11 +7,9 @@ use Test::More;
 use PgFraud::Bridge;
 use PgFraud::FakeBigQuery;
 use PgFraud::Fault;
-use PgFraud::Part qw(free_port need run_dir wait_for);
-use PgFraud::Process;
+use PgFraud::Https qw(https_server);
+use PgFraud::Part qw(need run_dir wait_for);
 use PgFraud::Server;
-use IO::Socket::INET;
-use JSON::PP ();
 
 need('google');
 my $server = PgFraud::Server->new('main');
@@ -37,12 +35,7 @@ openssl("x509 -req -in $dir/request.pem -CA $dir/ca.pem -CAkey $dir/ca-key.pem -
 my $fake = PgFraud::FakeBigQuery->start(grpc => 1,
 	tls => [ "$dir/cert.pem", "$dir/key.pem" ],
 	auth => [ "$secrets/key.pem", $mail ]);
-open(my $in, '<', "$secrets/key.pem") or die $!;
-my $key = join('', <$in>);
-open(my $out, '>', "$secrets/warehouse") or die $!;
-print $out JSON::PP->new->encode({ type => 'service_account', client_email => $mail,
-	private_key_id => 'k1', private_key => $key, token_uri => $fake->url . '/token' });
-close($out);
+$fake->write_account("$secrets/warehouse", "$secrets/key.pem", $mail);
 
 $server->sql(<<'END');
 CREATE TABLE payments (id bigint, amount numeric(12,2));
@@ -84,23 +77,7 @@ refused('127.0.0.1:' . $fake->grpc_port, 1, qr/could not create a stream in BigQ
 	'a certificate is good for its names alone');
 
 # A service that speaks TLS, and no HTTP/2
-my $port = free_port();
-my $plain = PgFraud::Process->start(name => 'http1', log => "$dir/http1.log",
-	command => [ 'python3', '-c', <<'END', $port, "$dir/cert.pem", "$dir/key.pem" ]);
-import http.server, ssl, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(sys.argv[2], sys.argv[3])
-server.socket = context.wrap_socket(server.socket, server_side=True)
-server.serve_forever()
-END
-wait_for { IO::Socket::INET->new("127.0.0.1:$port") } or die $plain->log_text;
+my $port = https_server("$dir/cert.pem", "$dir/key.pem");
 refused("localhost:$port", 1, qr/could not create a stream in BigQuery: the call ended without a status/, 'one that speaks no HTTP/2 is none');
 
 # The one that is right

@@ -54,6 +54,28 @@ sub env
 }
 sub process { return $_[0]{process}; }
 
+# A service account of that address as Google gives it out, its private key in
+# that file; the double gives it tokens
+sub account
+{
+	my ($self, $key, $mail) = @_;
+	open(my $file, '<', $key) or die "$key: $!";
+	local $/;
+	return { type => 'service_account', client_email => $mail, private_key_id => 'k1',
+		private_key => scalar <$file>, token_uri => $self->url . '/token' };
+}
+
+# The same, written into a file; returns the private key
+sub write_account
+{
+	my ($self, $to, $key, $mail) = @_;
+	open(my $file, '>', $to) or die "$to: $!";
+	my $account = $self->account($key, $mail);
+	print $file JSON::PP->new->encode($account);
+	close($file);
+	return $account->{private_key};
+}
+
 sub ask
 {
 	my ($self, $method, $path, $json) = @_;

@@ -117,7 +117,7 @@ sub session
 }
 
 # Keeps the rows for which the condition (of NEW) holds from being inserted, and
-# their transaction open, until the session that is returned ends
+# their transaction open, until the background psql that is returned ends
 sub hold_rows
 {
 	my ($self, $table, $when) = @_;
