@@ -14,8 +14,6 @@
 #include "scan.h"
 
 #include <ctype.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,22 +41,6 @@ static const char *walk_value(Decoder *decoder, const char *pos,
 							  FieldNode *node, size_t depth);
 
 /*
- * Say why a record cannot be stored
- */
-void
-fault_set(Fault *fault, const char *stage, const char *sqlstate,
-		  const char *fmt, ...)
-{
-	va_list args;
-
-	string_copy(fault->stage, stage, sizeof(fault->stage));
-	string_copy(fault->sqlstate, sqlstate, sizeof(fault->sqlstate));
-	va_start(args, fmt);
-	vsnprintf(fault->reason, sizeof(fault->reason), fmt, args);
-	va_end(args);
-}
-
-/*
  * Forget the values at and below a node: its name came again, and the last
  * of duplicate names counts
  */
@@ -82,24 +64,7 @@ node_visit(Decoder *decoder, FieldNode *node)
 	node->visited = decoder->message;
 }
 
-/* ---- errors ---- */
-
-/*
- * What stands at a place of the message, for a reason
- */
-static const char *
-describe_byte(const Decoder *decoder, const char *pos, char out[32])
-{
-	unsigned char c = (unsigned char) *pos;
-
-	if (pos >= decoder->text.data + decoder->text.len)
-		return "the end of the message";
-	if (c > 0x20 && c < 0x7f)
-		snprintf(out, 32, "\"%c\"", c);
-	else
-		snprintf(out, 32, "byte 0x%02x", c);
-	return out;
-}
+/* ---- refusals ---- */
 
 /*
  * Refuse the message for its syntax
@@ -107,21 +72,7 @@ describe_byte(const Decoder *decoder, const char *pos, char out[32])
 static const char *
 fail_syntax(Decoder *decoder, const char *pos, const char *expected)
 {
-	char		  found[32];
-	unsigned char c = (unsigned char) *pos;
-	size_t		  offset = (size_t) (pos - decoder->text.data);
-
-	if (offset < decoder->text.len && c >= 0x80)
-	{
-		fault_set(decoder->fault, "decode", "22P02",
-				  "invalid JSON: expected %s at byte %zu, found byte 0x%02x",
-				  expected, offset, c);
-		return NULL;
-	}
-	fault_set(decoder->fault, "decode", "22P02",
-			  "%s: expected %s at byte %zu, found %s",
-			  offset >= decoder->text.len ? "truncated JSON" : "invalid JSON",
-			  expected, offset, describe_byte(decoder, pos, found));
+	fault_syntax(decoder->fault, &decoder->text, pos, expected);
 	return NULL;
 }
 
@@ -486,14 +437,8 @@ walk_value(Decoder *decoder, const char *pos, FieldNode *node, size_t depth)
 			return fail_syntax(decoder, pos, "a JSON value");
 	}
 	if (pos != NULL && node != NULL && node->field >= 0)
-	{
-		JsonValue *value = &decoder->values[node->field];
-
-		value->start = start;
-		value->len = (uint32_t) (end - start);
-		value->kind = (uint8_t) kind;
-		value->escaped = escaped;
-	}
+		decoder->values[node->field] = (JsonValue){
+			start, (uint32_t) (end - start), (uint8_t) kind, escaped};
 	return pos;
 }
 
@@ -549,35 +494,6 @@ copy_message(Decoder *decoder, const char *message, size_t len)
 }
 
 /*
- * Refuse a message by its first bytes, so that the reason names what it
- * looks like
- */
-static bool
-refuse_start(const char *message, size_t len, Fault *fault)
-{
-	const unsigned char *byte = (const unsigned char *) message;
-
-	if (len == 0)
-		fault_set(fault, "decode", "22P02", "the message is empty");
-	else if (byte[0] == 0 && len >= 5)
-		fault_set(fault, "decode", "22P02",
-				  "the message is not JSON: it has Schema Registry framing "
-				  "(first byte 0, schema id %u)",
-				  (unsigned int) byte[1] << 24 | (unsigned int) byte[2] << 16 |
-					  (unsigned int) byte[3] << 8 | byte[4]);
-	else if (byte[0] == 0)
-		fault_set(fault, "decode", "22P02",
-				  "the message is not JSON: it has Schema Registry framing "
-				  "(first byte 0)");
-	else if (len >= 3 && memcmp(message, "\xEF\xBB\xBF", 3) == 0)
-		fault_set(fault, "decode", "22P02",
-				  "invalid JSON: the message begins with a byte order mark");
-	else
-		return false;
-	return true;
-}
-
-/*
  * Walk one message.  False, with the reason in fault, if it is not valid
  * JSON, or not an object where one is needed.  The values stay readable until
  * the next call.
@@ -594,7 +510,7 @@ decoder_run(Decoder *decoder, const char *message, size_t len, bool need_object,
 		decoder->values[i].kind = JSON_MISSING;
 	if (len == 0 || (unsigned char) (message[0] - 1) >= 0xEE)
 	{
-		if (refuse_start(message, len, fault))
+		if (fault_of_start(message, len, fault))
 			return false;
 	}
 	copy_message(decoder, message, len);

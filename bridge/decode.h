@@ -11,17 +11,10 @@
 #define DECODE_H
 
 #include "bridge.h"
+#include "fault.h"
 
 /* Messages nested deeper than this are refused unless the caller says more */
 #define DECODE_DEFAULT_DEPTH 128
-
-/* What became of a record that cannot be stored, and why */
-typedef struct Fault
-{
-	char stage[8];	  /* decode, map or insert */
-	char sqlstate[6]; /* never empty */
-	char reason[512];
-} Fault;
 
 typedef enum JsonKind
 {
@@ -57,9 +50,5 @@ extern void		decoder_free(Decoder *decoder);
 extern bool		decoder_run(Decoder *decoder, const char *message, size_t len,
 							bool need_object, Fault *fault);
 extern const JsonValue *decoder_value(const Decoder *decoder, int field);
-
-extern void fault_set(Fault *fault, const char *stage, const char *sqlstate,
-					  const char *fmt, ...)
-	__attribute__((format(printf, 4, 5)));
 
 #endif /* DECODE_H */

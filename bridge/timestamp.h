@@ -19,6 +19,9 @@ typedef enum TimestampResult
 /* Longest text that the functions here write, with its zero byte */
 #define TIMESTAMP_SIZE 64
 
+/* Digits of a fraction that are passed on: PostgreSQL rounds to the sixth */
+#define TIMESTAMP_FRACTION 18
+
 /* What part of a time the column keeps */
 typedef enum TimestampKind
 {
@@ -27,12 +30,19 @@ typedef enum TimestampKind
 	TIMESTAMP_TIME /* time without time zone */
 } TimestampKind;
 
+/* ---- timestamp.c: texts, and the calendar ---- */
+
 extern int64_t days_from_date(int64_t year, int month, int day);
 extern int	   days_in_month(int year, int month);
 
 extern TimestampResult timestamp_to_utc(const char *text, size_t len,
 										TimestampKind kind,
 										char		  out[TIMESTAMP_SIZE]);
+extern void timestamp_write(char out[TIMESTAMP_SIZE], int64_t seconds,
+							const char *fraction, int fraction_len, bool zone);
+
+/* ---- epoch.c: counts since 1970 ---- */
+
 extern TimestampResult timestamp_from_epoch(const char *number, size_t len,
 											int digits, bool zone,
 											char out[TIMESTAMP_SIZE]);

@@ -20,18 +20,15 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
 #include "parser/parse_coerce.h"
-#include "parser/parse_node.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
+#include "backtest.h"
 #include "pg_fraud.h"
 #include "tally.h"
 
@@ -43,118 +40,22 @@ PG_FUNCTION_INFO_V1(fraud_backtest);
 /* A backtest, and where its table has what it needs */
 typedef struct Backtest
 {
-	Relation rel;
-	RuleSet *rs;
-	char	*rule;	 /* in whose place the condition is tried, or NULL */
-	char	*text;	 /* the condition's */
-	Numeric	 score;	 /* what it adds, if there is a rule */
-	char	*alias;	 /* of the row in the query */
-	char	*source; /* what follows FROM */
-	char	*amount; /* expressions over the row */
-	char	*marked;
-	char	*confirmed;
-	char	*bounds;
-	Node	*condition; /* for $1, but for */
-	char	*list;		/* a long list, NULL if there is none, with */
-	Node	*value;		/* for $2 */
-	Tally	*tally;		/* what has been counted */
+	Relation	   rel;
+	RuleSet		  *rs;
+	char		  *rule;   /* in whose place the condition is tried, or NULL */
+	char		  *text;   /* the condition's */
+	Numeric		   score;  /* what it adds, if there is a rule */
+	char		  *alias;  /* of the row in the query */
+	char		  *source; /* what follows FROM */
+	char		  *amount; /* expressions over the row */
+	char		  *marked;
+	char		  *confirmed;
+	char		  *bounds;
+	Tally		  *tally; /* what has been counted */
+	QueryCondition condition;
 } Backtest;
 
 /* ---- the query ---- */
-
-/*
- * COLLATE clauses are gone from a compiled expression, and the parser, who
- * will look for its collations again, must find those that they asked for.
- */
-static Node *
-collation_mutator(Node *node, void *context)
-{
-	Node *copy = expression_tree_mutator(node, collation_mutator, context);
-	CollateExpr *collate;
-	Oid			 usual = InvalidOid;
-
-	if (copy != NULL && IsA(copy, RelabelType))
-		usual = exprCollation((Node *) ((RelabelType *) copy)->arg);
-	else if (copy != NULL && IsA(copy, Const))
-		usual = get_typcollation(((Const *) copy)->consttype);
-	if (!OidIsValid(usual) || exprCollation(copy) == usual)
-		return copy;
-	collate = makeNode(CollateExpr);
-	collate->arg = (Expr *) copy;
-	collate->collOid = exprCollation(copy);
-	collate->location = -1;
-	return (Node *) collate;
-}
-
-/*
- * $1 in the query is the condition, $2 the value that is looked up
- */
-static Node *
-condition_param(ParseState *pstate, ParamRef *ref)
-{
-	Backtest *test = (Backtest *) pstate->p_ref_hook_state;
-
-	switch (ref->number)
-	{
-		case 1:
-			return collation_mutator(test->condition, NULL);
-		case 2:
-			return collation_mutator(test->value, NULL);
-		default:
-			return NULL;
-	}
-}
-
-static void
-setup_parser(ParseState *pstate, void *arg)
-{
-	pstate->p_paramref_hook = condition_param;
-	pstate->p_ref_hook_state = arg;
-}
-
-/*
- * The row's event time as an expression, or the present if it has none
- */
-static Node *
-moment_of_row(RuleSet *rs)
-{
-	Const *now = makeConst(TIMESTAMPTZOID, -1, InvalidOid, sizeof(TimestampTz),
-						   TimestampTzGetDatum(GetCurrentTimestamp()), false,
-						   FLOAT8PASSBYVAL);
-	Form_pg_attribute att;
-	CoalesceExpr	 *coalesce;
-	Node			 *moment;
-
-	if (rs->event_time == 0)
-		return (Node *) now;
-	att = TupleDescAttr(rs->desc, rs->event_time - 1);
-	moment = (Node *) makeVar(1, rs->event_time, att->atttypid, att->atttypmod,
-							  att->attcollation, 0);
-	if (att->atttypid != TIMESTAMPTZOID)
-		moment = (Node *) makeFuncExpr(
-			att->atttypid == DATEOID ? F_TIMESTAMPTZ_DATE
-									 : F_TIMESTAMPTZ_TIMESTAMP,
-			TIMESTAMPTZOID, list_make1(moment), InvalidOid, InvalidOid,
-			COERCE_EXPLICIT_CALL);
-	coalesce = makeNode(CoalesceExpr);
-	coalesce->coalescetype = TIMESTAMPTZOID;
-	coalesce->args = list_make2(moment, now);
-	coalesce->location = -1;
-	return (Node *) coalesce;
-}
-
-/*
- * Put the row's event time in the place of the moment of judging
- */
-static Node *
-event_time_mutator(Node *node, RuleSet *rs)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Param))
-		return moment_of_row(rs);
-	return expression_tree_mutator(node, event_time_mutator, rs);
-}
 
 /*
  * Does the column have a type whose values are points in time?
@@ -290,53 +191,6 @@ source_of_rows(Backtest *test)
 }
 
 /*
- * Is it a call that asks a long list?
- */
-static bool
-asks_long_list(Node *node)
-{
-	Oid		  texts[] = {TEXTOID, TEXTOID};
-	Oid		  numbers[] = {TEXTOID, INT8OID};
-	FuncExpr *call = (FuncExpr *) node;
-
-	return IsA(node, FuncExpr) &&
-		   (call->funcid == fraud_function("in_list", 2, texts) ||
-			call->funcid == fraud_function("in_list", 2, numbers)) &&
-		   list_is_long(TextDatumGetCString(
-			   ((Const *) linitial(call->args))->constvalue));
-}
-
-/*
- * If the condition asks a long list of each row, alone or beside other things
- * that must hold, have the rows wait for it: see tally_list.c.  Not if it can
- * raise errors: in which order it is evaluated would show.
- */
-static void
-set_list_apart(Backtest *test)
-{
-	List	 *parts = is_andclause(test->condition)
-						  ? ((BoolExpr *) test->condition)->args
-						  : list_make1(test->condition);
-	ListCell *lc;
-
-	if (test->rs->rules[0].traits.can_raise)
-		return;
-	foreach (lc, parts)
-	{
-		FuncExpr *call = (FuncExpr *) lfirst(lc);
-
-		if (!asks_long_list((Node *) call))
-			continue;
-		test->list =
-			TextDatumGetCString(((Const *) linitial(call->args))->constvalue);
-		test->value = lsecond(call->args);
-		test->condition = (Node *) make_ands_explicit(
-			list_delete_ptr(list_copy(parts), call));
-		return;
-	}
-}
-
-/*
  * A count out of the aggregate's result
  */
 static int64
@@ -360,18 +214,18 @@ run_query(void *arg)
 	int				  n;
 	bool			  isnull;
 	char			 *call =
-		test->list == NULL
+		test->condition.list == NULL
 						? "fraud.tally($1"
 						: psprintf("fraud.tally_listed(%s::pg_catalog.text, $2, $1",
-								   quote_literal_cstr(test->list));
+								   quote_literal_cstr(test->condition.list));
 	char *sql =
 		psprintf("SELECT %s, %s, %s, %s) FROM %s WHERE %s", call, test->amount,
 				 test->marked, test->confirmed, test->source, test->bounds);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	options.parserSetup = setup_parser;
-	options.parserSetupArg = test;
+	options.parserSetup = backtest_setup_parser;
+	options.parserSetupArg = &test->condition;
 	options.cursorOptions = CURSOR_OPT_PARALLEL_OK;
 	plan = SPI_prepare_extended(sql, &options);
 	if (plan == NULL ||
@@ -611,9 +465,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 	test.rel = table_open(relid, AccessShareLock);
 	look_up_condition(&test, relid, fcinfo);
 	test.rs = ruleset_of_condition(test.rel, test.text);
-	test.condition =
-		event_time_mutator((Node *) test.rs->rules[0].expr, test.rs);
-	set_list_apart(&test);
+	backtest_condition(&test.condition, test.rs);
 	/* all settings, also for parallel workers */
 	level = settings_fix_for_compile();
 	test.alias = alias_of_row(test.rs);

@@ -2,7 +2,7 @@
  * list.h
  *
  * The values of one list in a backend's memory, as list_values.c keeps them
- * for list.c.
+ * for list.c, and the keys by which list_key.c has them found.
  */
 #ifndef PG_FRAUD_LIST_H
 #define PG_FRAUD_LIST_H
@@ -35,7 +35,31 @@ typedef struct ListKey
 	uint64		words[4]; /* otherwise: its code */
 } ListKey;
 
-/* ---- list_values.c: values ---- */
+/*
+ * Spread a word over all bits: an odd multiplier, the golden ratio's.
+ */
+static inline uint64
+list_spread(uint64 hash, uint64 word)
+{
+	hash = (hash ^ word) * UINT64CONST(0x9E3779B97F4A7C15);
+	return hash ^ hash >> 32;
+}
+
+/*
+ * The hash of a code.  The upper half leads to the bucket, bits 2 to 19 to
+ * those of the filter.
+ */
+static inline uint64
+list_hash_words(const uint64 *words, int n)
+{
+	uint64 hash = 0;
+
+	for (int i = 0; i < n; i++)
+		hash = list_spread(hash, words[i]);
+	return list_spread(hash, 0);
+}
+
+/* ---- list_key.c: a value as a key ---- */
 
 extern void list_key_of_text(ListKey *key, const char *data, int length);
 extern void list_key_of_number(ListKey *key, int64 number,

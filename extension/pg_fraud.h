@@ -29,11 +29,13 @@
  *	failure.c	errors of rules on rows
  *	guard.c		what may fail without harm
  *	list.c		lists that rules ask
+ *	list_key.c	values as keys
  *	list_values.c	what is in one, in memory
  *	observe.c	a row's values for people
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
+ *	backtest_condition.c	in an ordinary query
  *	tally.c		what it counts
  *	tally_list.c	the same of rows that ask a long list
  *	compare.c	a rule and its challenger over stored rows
