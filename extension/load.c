@@ -71,7 +71,7 @@ typedef struct Load
 	ResultRelInfo  *info;
 	BulkInsertState bulk;
 	CommandId		cid;
-	TupleDesc		desc;	  /* a copy, without constraints */
+	RowShapes	   *shapes;
 	bool			checked;  /* has constraints */
 	bool			computed; /* has generated columns */
 	int				ndefaults;
@@ -83,6 +83,13 @@ typedef struct Load
 	size_t			nbytes;
 	int64			stored;
 } Load;
+
+/* A virtual slot that knows what its tuple is to look like */
+typedef struct RowSlot
+{
+	VirtualTupleTableSlot base;
+	RowShapes			 *shapes;
+} RowSlot;
 
 /* Virtual slots that make their tuple when it is asked for: see row_ops_init */
 static TupleTableSlotOps row_ops;
@@ -98,8 +105,8 @@ PG_FUNCTION_INFO_V1(fraud_load_obstacle);
 static HeapTuple
 row_tuple(TupleTableSlot *slot)
 {
-	return heap_form_tuple(slot->tts_tupleDescriptor, slot->tts_values,
-						   slot->tts_isnull);
+	return shapes_form(((RowSlot *) slot)->shapes, slot->tts_values,
+					   slot->tts_isnull);
 }
 
 /*
@@ -122,6 +129,7 @@ row_ops_init(void)
 	if (row_ops.init != NULL)
 		return;
 	row_ops = TTSOpsVirtual;
+	row_ops.base_slot_size = sizeof(RowSlot);
 	row_ops.materialize = row_materialize;
 	row_ops.get_heap_tuple = row_tuple;
 }
@@ -296,7 +304,7 @@ load_begin(Load *load, List *columns, const char *kinds, bytea *rows)
 	(void) addRangeTableEntryForRelation(pstate, load->rel, RowExclusiveLock,
 										 NULL, false, false);
 	row_ops_init();
-	load->desc = CreateTupleDescCopy(RelationGetDescr(load->rel));
+	load->shapes = shapes_create(load->rel);
 	load->checked = constr != NULL;
 	load->computed = constr != NULL && constr->has_generated_stored;
 	load->estate = CreateExecutorState();
@@ -394,9 +402,12 @@ next_slot(Load *load)
 
 	if (unlikely(slot == NULL))
 	{
+		TupleDesc desc = shapes_whole(load->shapes);
+
 		slot = load->slots[load->nrows] =
-			MakeSingleTupleTableSlot(load->desc, &row_ops);
-		memset(slot->tts_isnull, true, load->desc->natts);
+			MakeSingleTupleTableSlot(desc, &row_ops);
+		memset(slot->tts_isnull, true, desc->natts);
+		((RowSlot *) slot)->shapes = load->shapes;
 		slot->tts_tableOid = RelationGetRelid(load->rel);
 	}
 	return slot;

@@ -32,6 +32,7 @@
  *	list_key.c	values as keys
  *	list_values.c	what is in one, in memory
  *	observe.c	a row's values for people
+ *	shape.c		rows -> tuples, short where they end in NULLs
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
@@ -430,6 +431,14 @@ extern Oid	fraud_function(const char *name, int nargs, const Oid *types);
 /* ---- rowjson.c: a row as jsonb, without its marks ---- */
 
 extern Jsonb *row_to_jsonb(RuleSet *rs, TupleTableSlot *slot);
+
+/* ---- shape.c ---- */
+
+typedef struct RowShapes RowShapes;
+
+extern RowShapes *shapes_create(Relation rel);
+extern TupleDesc  shapes_whole(const RowShapes *shapes);
+extern HeapTuple  shapes_form(RowShapes *shapes, Datum *values, bool *nulls);
 
 /* ---- mark.c ---- */
 

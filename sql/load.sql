@@ -184,6 +184,35 @@ SELECT fraud.load_packed('kinds', '{s}', 'Lt', '\x00');
 SELECT fraud.load_packed('kinds', '{s}', 'Lt', pack('12'));
 SELECT fraud.load_packed('kinds', '{v}', 'Ls', '\x02');
 
+-- a row that ends in NULLs has a tuple without them, as if they had been added later
+CREATE TABLE short (id int PRIMARY KEY, a int, b int, c int, d int, e text);
+SELECT fraud.watch('short');
+SELECT fraud.add_rule('short', 'some', 'id = 7');
+CREATE TABLE whole (LIKE short);
+SELECT load('{id,a,b,c,d,e}', string_agg(g || E'\t1\t2\t3\t4\tfive\n', '' ORDER BY g), 'short') FROM generate_series(1, 300) AS g;
+INSERT INTO whole SELECT id, a, b, c, d, e || '', is_fraud, fraud_score, fraud_rules, fraud_alert_id FROM short;
+SELECT (SELECT count(*) FROM whole WHERE (ctid::text::point)[0] = 0) AS rows_a_page,
+       (SELECT count(*) FROM short WHERE (ctid::text::point)[0] = 0) AS without_nulls;
+SELECT s.id, s.is_fraud, s.fraud_score, s.fraud_rules, s.fraud_alert_id IS NULL AS clean FROM short AS s WHERE id IN (6, 7) ORDER BY id;
+SELECT count(*) AS different FROM short AS s JOIN whole AS w USING (id) WHERE s IS DISTINCT FROM w;
+-- columns that come later have their default in all rows, and those with one are never left out
+ALTER TABLE short ADD COLUMN later int DEFAULT 5;
+ALTER TABLE short ADD COLUMN latest text;
+SELECT load('{id,later}', E'301\tDEFAULT\n302\tNULL\n303\t6\n', 'short'), load('{id}', E'304\n', 'short');
+SELECT id, fraud_rules, fraud_alert_id, later, latest FROM short WHERE id IN (6, 301, 302, 303, 304) ORDER BY id;
+ALTER TABLE short DROP COLUMN later, DROP COLUMN e;
+SELECT load('{id}', E'305\n', 'short');
+UPDATE short SET latest = 'x' WHERE id IN (6, 305);
+CREATE INDEX ON short (id) WHERE fraud_rules IS NULL;
+ALTER TABLE short ALTER COLUMN b TYPE bigint;
+SELECT id, a, b, d, is_fraud, fraud_rules, fraud_alert_id IS NULL AS clean, latest FROM short WHERE id IN (6, 7, 305) ORDER BY id;
+SELECT count(*) FROM short WHERE fraud_rules IS NULL AND latest IS NULL;
+-- nothing but NULLs
+CREATE TABLE none (a int, b int);
+SELECT fraud.watch('none'), fraud.pause('none');
+SELECT load('{a}', E'NULL\nNULL\n', 'none');
+SELECT * FROM none;
+
 -- privileges and row security
 CREATE ROLE load_clerk;
 GRANT USAGE ON SCHEMA load TO load_clerk;

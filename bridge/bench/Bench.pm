@@ -291,6 +291,8 @@ sub start_kafka
 
 	print "  servers      Kafka\n";
 	$kafka = "127.0.0.1:$ports[0]";
+	# as much memory as its own start script gives it
+	local $ENV{KAFKA_HEAP_OPTS} = '-Xms1G -Xmx1G';
 	# members of a group that come one by one would have it shared out again
 	background('kafka', "$parts/kafka", "$run/kafka", @ports,
 		'group.initial.rebalance.delay.ms=1000');
@@ -359,12 +361,14 @@ sub add_rules
 	  while @conditions;
 }
 
-# A table of that name, watched, with the ten rules; the bridge may fill it
+# A table of that name, watched, with the ten rules; the bridge may fill it.
+# The columns that a source needs stand before the marks.
 sub watched_table
 {
 	my ($name) = @_;
 
 	sql("CREATE TABLE IF NOT EXISTS $name " . table_shape(),
+		"ALTER TABLE $name ADD kafka_partition int, ADD kafka_offset bigint",
 		"SELECT fraud.watch('$name', event_time => 'occurred_at', "
 		  . "entity => 'card_number')",
 		"GRANT INSERT ON $name TO bridge");

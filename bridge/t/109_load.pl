@@ -138,7 +138,7 @@ foreach my $set (qw(odd bad))
 
 	$kafka->produce($wide, @lines);
 	$server->sql(<<"END");
-CREATE TABLE ${set}_loaded (id int, pad text, $columns_sql);
+CREATE TABLE ${set}_loaded (id int, pad text, kafka_partition int, kafka_offset bigint, $columns_sql);
 CREATE TABLE ${set}_copied (LIKE ${set}_loaded INCLUDING ALL);
 CREATE TRIGGER nothing BEFORE INSERT ON ${set}_copied FOR EACH ROW EXECUTE FUNCTION nothing();
 SELECT fraud.watch('${set}_loaded'), fraud.watch('${set}_copied');

@@ -18,7 +18,7 @@ sub new
 		receivers => PgFraud::Receivers->start($kafka),
 		topic => $kafka->topic('payments'), fraud => $kafka->topic('frauds') }, $class;
 	$server->sql(<<"END");
-CREATE TABLE payments (id bigint, amount numeric(12,2));
+CREATE TABLE payments (id bigint, amount numeric(12,2), kafka_partition int, kafka_offset bigint);
 SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'told_by_row', 'amount > 500');
 SELECT fraud.add_source('payments', '$self->{topic}', 'payments', fraud_topic => '$self->{fraud}');
