@@ -326,17 +326,31 @@ fill_slot(TupleTableSlot *slot, Relation rel, RuleSet *rs, Jsonb *message)
 }
 
 /*
- * Append a text field to a json object under construction
+ * Append a field's name, or its value, that is a text
  */
 static void
-push_key(JsonbParseState **state, const char *key)
+push_text(JsonbParseState **state, JsonbIteratorToken token, const char *text)
 {
 	JsonbValue jb;
 
 	jb.type = jbvString;
-	jb.val.string.val = unconstify(char *, key);
-	jb.val.string.len = strlen(key);
-	pushJsonbValue(state, WJB_KEY, &jb);
+	jb.val.string.val = unconstify(char *, text);
+	jb.val.string.len = strlen(text);
+	pushJsonbValue(state, token, &jb);
+}
+
+/*
+ * Append a field that is a number
+ */
+static void
+push_number(JsonbParseState **state, const char *key, Numeric number)
+{
+	JsonbValue jb;
+
+	push_text(state, WJB_KEY, key);
+	jb.type = jbvNumeric;
+	jb.val.numeric = number;
+	pushJsonbValue(state, WJB_VALUE, &jb);
 }
 
 /*
@@ -350,24 +364,13 @@ push_reason(JsonbParseState **state, Rule *rule, TupleTableSlot *slot)
 	JsonbValue jb;
 
 	pushJsonbValue(state, WJB_BEGIN_OBJECT, NULL);
-	push_key(state, "rule");
-	jb.type = jbvString;
-	jb.val.string.val = rule->name;
-	jb.val.string.len = strlen(rule->name);
-	pushJsonbValue(state, WJB_VALUE, &jb);
-	push_key(state, "version");
-	jb.type = jbvNumeric;
-	jb.val.numeric = int64_to_numeric(rule->version);
-	pushJsonbValue(state, WJB_VALUE, &jb);
-	push_key(state, "score");
-	jb.val.numeric = rule->score;
-	pushJsonbValue(state, WJB_VALUE, &jb);
-	push_key(state, "condition");
-	jb.type = jbvString;
-	jb.val.string.val = rule->condition;
-	jb.val.string.len = strlen(rule->condition);
-	pushJsonbValue(state, WJB_VALUE, &jb);
-	push_key(state, "observed");
+	push_text(state, WJB_KEY, "rule");
+	push_text(state, WJB_VALUE, rule->name);
+	push_number(state, "version", int64_to_numeric(rule->version));
+	push_number(state, "score", rule->score);
+	push_text(state, WJB_KEY, "condition");
+	push_text(state, WJB_VALUE, rule->condition);
+	push_text(state, WJB_KEY, "observed");
 	jb.type = jbvBinary;
 	jb.val.binary.data = &observed->root;
 	jb.val.binary.len = VARSIZE(observed) - VARHDRSZ;

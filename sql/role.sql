@@ -37,8 +37,8 @@ SELECT fraud.grant_role('role_other');
 SELECT count(*) FROM fraud.withheld_grants;
 
 -- Then every right is what it would have been
-CREATE TEMP TABLE granted AS
-SELECT c.oid::regclass::text AS object, e.privilege_type, pg_get_userbyid(e.grantee) AS grantee
+CREATE FUNCTION pg_temp.grants() RETURNS TABLE (object text, privilege_type text, grantee name) LANGUAGE sql AS $$
+SELECT c.oid::regclass::text, e.privilege_type, pg_get_userbyid(e.grantee)
 FROM pg_class c, aclexplode(c.relacl) e WHERE c.relnamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
 UNION ALL
 SELECT c.oid::regclass::text || '.' || a.attname, e.privilege_type, pg_get_userbyid(e.grantee)
@@ -49,25 +49,14 @@ SELECT p.oid::regprocedure::text, e.privilege_type, pg_get_userbyid(e.grantee)
 FROM pg_proc p, aclexplode(p.proacl) e WHERE p.pronamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
 UNION ALL
 SELECT n.nspname, e.privilege_type, pg_get_userbyid(e.grantee)
-FROM pg_namespace n, aclexplode(n.nspacl) e WHERE n.nspname IN ('fraud', 'fraud_api');
+FROM pg_namespace n, aclexplode(n.nspacl) e WHERE n.nspname IN ('fraud', 'fraud_api')
+$$;
+CREATE TEMP TABLE granted AS SELECT * FROM pg_temp.grants();
 DROP EXTENSION pg_fraud;
 DROP ROLE role_member;
 CREATE EXTENSION pg_fraud;
 SELECT count(*) FROM fraud.withheld_grants;
-WITH now AS (
-    SELECT c.oid::regclass::text AS object, e.privilege_type, pg_get_userbyid(e.grantee) AS grantee
-    FROM pg_class c, aclexplode(c.relacl) e WHERE c.relnamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
-    UNION ALL
-    SELECT c.oid::regclass::text || '.' || a.attname, e.privilege_type, pg_get_userbyid(e.grantee)
-    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid, aclexplode(a.attacl) e
-    WHERE c.relnamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
-    UNION ALL
-    SELECT p.oid::regprocedure::text, e.privilege_type, pg_get_userbyid(e.grantee)
-    FROM pg_proc p, aclexplode(p.proacl) e WHERE p.pronamespace IN ('fraud'::regnamespace, 'fraud_api'::regnamespace)
-    UNION ALL
-    SELECT n.nspname, e.privilege_type, pg_get_userbyid(e.grantee)
-    FROM pg_namespace n, aclexplode(n.nspacl) e WHERE n.nspname IN ('fraud', 'fraud_api')
-), difference AS (
+WITH now AS (SELECT * FROM pg_temp.grants()), difference AS (
     (SELECT 'lost' AS what, * FROM (TABLE now EXCEPT ALL TABLE granted) l)
     UNION ALL
     (SELECT 'too much', * FROM (TABLE granted EXCEPT ALL TABLE now) m))

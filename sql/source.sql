@@ -179,12 +179,13 @@ SELECT fraud.replay(0);
 -- What reads into a table or sends its frauds goes with it, and nothing else
 SELECT fraud.add_sink('keyless', 'kafka', '{"topic": "frauds"}', target => 'keyless');
 SELECT fraud.add_sink('every', 'kafka', '{"topic": "frauds"}');
+INSERT INTO fraud.sink_streams (sink, stream, batch_offset, batch_rows) VALUES ('keyless', '', 0, 0);
 SET client_min_messages = notice;
 DROP TABLE keyless;
 SET client_min_messages = warning;
 SELECT name FROM fraud.sources;
 SELECT name, target, lag_rows >= 0 AS lag FROM fraud.sinks;
-SELECT sink FROM fraud.sink_cursor;
+SELECT sink FROM fraud.sink_cursor UNION ALL SELECT sink FROM fraud.sink_streams;
 SELECT fraud.drop_sink('every');
 
 SELECT fraud.drop_source('payments', forget => true);

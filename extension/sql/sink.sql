@@ -349,10 +349,6 @@ DECLARE
     merged jsonb := sink.options;
 BEGIN
     IF options IS NOT NULL THEN
-        IF jsonb_typeof(options) <> 'object' THEN
-            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-                MESSAGE = 'options of a sink must be a JSON object';
-        END IF;
         merged := jsonb_strip_nulls(sink.options || options);
     END IF;
     PERFORM fraud.check_sink_target(target);
@@ -371,17 +367,26 @@ $$;
 COMMENT ON FUNCTION fraud.alter_sink(text, jsonb, regclass) IS
     'Changes a sink: options given are merged into the old ones, null takes one away';
 
+-- Removes a sink and what is known of its progress.
+CREATE FUNCTION fraud.erase_sink(sink text) RETURNS void
+    LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    DELETE FROM fraud.sink_cursor AS c WHERE c.sink = $1;
+    DELETE FROM fraud.sink_streams AS t WHERE t.sink = $1;
+    DELETE FROM fraud.sink_failures AS f WHERE f.sink = $1;
+    DELETE FROM fraud.sink_config AS s WHERE s.name = $1;
+    SELECT pg_notify('pg_fraud', 'sink ' || $1)
+    $$;
+COMMENT ON FUNCTION fraud.erase_sink(text) IS 'Internal: removes a sink with its position and its failures';
+
 CREATE FUNCTION fraud.drop_sink(name text) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
     PERFORM fraud.lock_sink(name);
-    DELETE FROM fraud.sink_cursor AS c WHERE c.sink = drop_sink.name;
-    DELETE FROM fraud.sink_streams AS t WHERE t.sink = drop_sink.name;
-    DELETE FROM fraud.sink_failures AS f WHERE f.sink = drop_sink.name;
-    DELETE FROM fraud.sink_config AS s WHERE s.name = drop_sink.name;
-    PERFORM pg_notify('pg_fraud', 'sink ' || name);
+    PERFORM fraud.erase_sink(name);
 END
 $$;
 COMMENT ON FUNCTION fraud.drop_sink(text) IS 'Removes a sink with its position and its failures';

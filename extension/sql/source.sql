@@ -518,13 +518,11 @@ BEGIN
         RAISE NOTICE 'source "%" was dropped with its table', dropped;
         PERFORM pg_notify('pg_fraud', 'source ' || dropped);
     END LOOP;
-    FOR dropped IN DELETE FROM fraud.sink_config s WHERE s.target::oid = forget_target.target
-                RETURNING s.name
+    FOR dropped IN SELECT s.name FROM fraud.sink_config s
+                    WHERE s.target::oid = forget_target.target
     LOOP
-        DELETE FROM fraud.sink_cursor c WHERE c.sink = dropped;
-        DELETE FROM fraud.sink_failures f WHERE f.sink = dropped;
+        PERFORM fraud.erase_sink(dropped);
         RAISE NOTICE 'sink "%" was dropped with its table', dropped;
-        PERFORM pg_notify('pg_fraud', 'sink ' || dropped);
     END LOOP;
     DELETE FROM fraud.exposed_tables e WHERE e.target::oid = forget_target.target;
     DELETE FROM fraud.table_names n WHERE n.target::oid = forget_target.target;
