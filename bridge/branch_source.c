@@ -37,10 +37,11 @@ void
 branch_trouble(Branch *branch, const char *fmt, ...)
 {
 	char	text[sizeof(branch->error)];
+	char	told[sizeof(text) + 16];
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	string_vprint(text, sizeof(text), fmt, args);
 	va_end(args);
 	if (atomic_load(&branch->failing_since) == 0)
 		atomic_store(&branch->failing_since, now_ms());
@@ -48,8 +49,8 @@ branch_trouble(Branch *branch, const char *fmt, ...)
 		return;
 	string_copy(branch->error, text, sizeof(branch->error));
 	log_warning("source \"%s\": branching: %s", branch->name, text);
-	snprintf(text, sizeof(text), "branching: %.480s", branch->error);
-	report(branch, text);
+	snprintf(told, sizeof(told), "branching: %s", branch->error);
+	report(branch, told);
 }
 
 /* Ask the database; what says what would go wrong: "read the positions" */

@@ -8,6 +8,7 @@
 #include <libpq-fe.h>
 #include <librdkafka/rdkafka.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -52,6 +53,8 @@ extern void	 buf_printf(Buffer *buf, const char *fmt, ...)
 extern void	  buf_append_hex(Buffer *buf, const void *data, size_t len);
 extern void	  buf_append_base64(Buffer *buf, const void *data, size_t len);
 extern size_t string_copy(char *dst, const char *src, size_t size);
+extern void	  string_vprint(char *dst, size_t size, const char *fmt, va_list args)
+	__attribute__((format(printf, 3, 0)));
 
 /* Make room for that many more bytes (and a zero byte) */
 static inline void

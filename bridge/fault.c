@@ -20,7 +20,7 @@ fault_set(Fault *fault, const char *stage, const char *sqlstate,
 	string_copy(fault->stage, stage, sizeof(fault->stage));
 	string_copy(fault->sqlstate, sqlstate, sizeof(fault->sqlstate));
 	va_start(args, fmt);
-	vsnprintf(fault->reason, sizeof(fault->reason), fmt, args);
+	string_vprint(fault->reason, sizeof(fault->reason), fmt, args);
 	va_end(args);
 }
 

@@ -44,7 +44,7 @@ sink_refuse(SinkEvent *event, const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	string_vprint(text, sizeof(text), fmt, args);
 	va_end(args);
 	free(event->refused);
 	event->refused = xstrdup(text);
@@ -57,7 +57,7 @@ sink_error(SinkError *err, const char *fmt, ...)
 	va_list args;
 
 	va_start(args, fmt);
-	vsnprintf(err->message, sizeof(err->message), fmt, args);
+	string_vprint(err->message, sizeof(err->message), fmt, args);
 	va_end(args);
 }
 

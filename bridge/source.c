@@ -114,7 +114,7 @@ source_halt(Source *source, const char *hint, const char *fmt, ...)
 	if (!source->halted)
 	{
 		va_start(args, fmt);
-		vsnprintf(source->reason, sizeof(source->reason), fmt, args);
+		string_vprint(source->reason, sizeof(source->reason), fmt, args);
 		va_end(args);
 		string_copy(source->hint, hint, sizeof(source->hint));
 		source->halted = true;

@@ -2,7 +2,11 @@
  * utf8.c
  *		What is UTF-8 (RFC 3629) and what is not.
  */
+#include "bridge.h"
 #include "scan.h"
+
+#include <stdio.h>
+#include <string.h>
 
 /*
  * The end of a well-formed UTF-8 sequence of several bytes, or NULL (RFC
@@ -69,4 +73,29 @@ utf8_valid(const char *text, size_t len)
 		text += next - part;
 	}
 	return true;
+}
+
+/*
+ * Print into a field of fixed size what the database can take as a text: cut
+ * if it does not fit, but not within a character, and with question marks for
+ * what is none.
+ */
+void
+string_vprint(char *dst, size_t size, const char *fmt, va_list args)
+{
+	char *pos = dst;
+	bool  cut = vsnprintf(dst, size, fmt, args) >= (int) size;
+
+	while (*pos != '\0')
+	{
+		const char *next =
+			(unsigned char) *pos < 0x80 ? pos + 1 : utf8_scan(pos);
+
+		if (next != NULL)
+			pos += next - pos;
+		else if (cut && strlen(pos) < 4)
+			*pos = '\0'; /* its end is missing */
+		else
+			*pos++ = '?';
+	}
 }

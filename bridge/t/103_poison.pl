@@ -76,6 +76,11 @@ my @bad = (
 		'insert', 'P0001', qr/after the insert/ ],
 	[ 'an odd error of one row', '{"id": 1, "user_id": 1, "note": "odd"}',
 		'insert', '42P01', qr/odd error/ ],
+	# their reasons are cut, but no character is
+	(map { [ "a long wrong value, $_", '{"user_id": 1, "id": "' . ('x' x $_) . ("\xe2\x82\xac" x 400) . '"}',
+		'insert', '22P02', qr/^column id: .*\xe2\x82\xac$/ ] } 0 .. 2),
+	[ 'a long wrong value of wide characters', '{"user_id": 1, "id": "' . ("\xf0\x9f\x98\x80" x 400) . '"}',
+		'insert', '22P02', qr/\xf0\x9f\x98\x80$/ ],
 );
 
 # Two good ones before each, one with another set of fields
