@@ -15,12 +15,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_type.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "delta.h"
 #include "pg_fraud.h"
 
 /* One transaction in so many folds, by the microsecond in which it commits */
@@ -59,19 +57,6 @@ static CounterSlot *current = NULL;
 
 /* Moves whenever the nest level may have changed */
 static bool current_valid = false;
-
-/* Columns of fraud.rule_deltas, in their order */
-enum
-{
-	DELTA_RULES,
-	DELTA_EVALUATED,
-	DELTA_FIRED,
-	DELTA_FAILED,
-	DELTA_LAST_FIRED,
-	DELTA_SAMPLED,
-	DELTA_NANOSECONDS,
-	DELTA_COLUMNS
-};
 
 /*
  * The slot for a ruleset on the present level.
@@ -124,6 +109,7 @@ void
 counter_row(RuleSet *rs, const Verdict *verdict)
 {
 	CounterSlot *slot = slot_current(rs);
+	TimestampTz	 now = 0;
 
 	slot->rows++;
 	if (unlikely(rs->any_braked))
@@ -142,8 +128,10 @@ counter_row(RuleSet *rs, const Verdict *verdict)
 			count->failed++;
 		if (RULE_FIRED(verdict->fired[i]))
 		{
+			if (now == 0)
+				now = GetCurrentTimestamp();
 			count->fired++;
-			count->last_fired = GetCurrentTimestamp();
+			count->last_fired = now;
 		}
 	}
 }
@@ -242,17 +230,18 @@ counter_subxact_callback(SubXactEvent event, SubTransactionId mine,
 }
 
 /*
- * One array of a delta row.
+ * What a rule did, as it is written.
  */
-static Datum
-delta_array(Datum *values, bool *nulls, int n, Oid type)
+static void
+count_read(const CounterSlot *slot, const RuleCount *count, DeltaCount *delta)
 {
-	int dims[1] = {n};
-	int lbs[1] = {1};
-
-	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lbs, type,
-											  8, FLOAT8PASSBYVAL,
-											  TYPALIGN_DOUBLE));
+	delta->rule = count->rule;
+	delta->evaluated = count->broken ? 0 : slot->rows - count->skipped;
+	delta->fired = count->fired;
+	delta->last_fired = count->last_fired;
+	delta->failed = count->broken ? slot->rows : count->failed;
+	delta->sampled = count->sampled;
+	delta->nanoseconds = count->nanoseconds;
 }
 
 /*
@@ -261,34 +250,14 @@ delta_array(Datum *values, bool *nulls, int n, Oid type)
 static void
 slot_write(CounterSlot *slot)
 {
-	int	   n = slot->nrules;
-	Datum *cells[DELTA_COLUMNS];
-	bool  *unset = palloc0(sizeof(bool) * n);
-	Datum  values[DELTA_COLUMNS];
-	bool   nulls[DELTA_COLUMNS] = {0};
+	DeltaCount *counts = palloc(sizeof(DeltaCount) * slot->nrules);
+	Datum		value;
+	bool		null = false;
 
-	for (int c = 0; c < DELTA_COLUMNS; c++)
-		cells[c] = palloc(sizeof(Datum) * n);
-	for (int i = 0; i < n; i++)
-	{
-		RuleCount *count = &slot->rules[i];
-		int64	   evaluated = count->broken ? 0 : slot->rows - count->skipped;
-		int64	   failed = count->broken ? slot->rows : count->failed;
-
-		cells[DELTA_RULES][i] = Int64GetDatum(count->rule);
-		cells[DELTA_EVALUATED][i] = Int64GetDatum(evaluated);
-		cells[DELTA_FIRED][i] = Int64GetDatum(count->fired);
-		cells[DELTA_FAILED][i] = Int64GetDatum(failed);
-		cells[DELTA_LAST_FIRED][i] = TimestampTzGetDatum(count->last_fired);
-		unset[i] = count->last_fired == 0;
-		cells[DELTA_SAMPLED][i] = Int64GetDatum(count->sampled);
-		cells[DELTA_NANOSECONDS][i] = Int64GetDatum(count->nanoseconds);
-	}
-	for (int c = 0; c < DELTA_COLUMNS; c++)
-		values[c] = c == DELTA_LAST_FIRED
-						? delta_array(cells[c], unset, n, TIMESTAMPTZOID)
-						: delta_array(cells[c], NULL, n, INT8OID);
-	fraud_table_insert("rule_deltas", DELTA_COLUMNS, values, nulls);
+	for (int i = 0; i < slot->nrules; i++)
+		count_read(slot, &slot->rules[i], &counts[i]);
+	value = PointerGetDatum(delta_encode(counts, slot->nrules));
+	fraud_table_insert("rule_deltas", 1, &value, &null);
 }
 
 static void

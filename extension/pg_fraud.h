@@ -25,6 +25,7 @@
  *	alert.c		alert -> fraud.alerts
  *	rowjson.c	a row as jsonb
  *	counter.c	what rules did, counted per transaction
+ *	delta.c		that, in few bytes
  *	brake.c		limits of a rule
  *	failure.c	errors of rules on rows
  *	guard.c		what may fail without harm

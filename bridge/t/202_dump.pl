@@ -9,6 +9,11 @@ use PgFraud::Part qw(run_dir);
 use PgFraud::Server;
 
 my $server = PgFraud::Server->new('dump');
+
+# Counts are not to be folded before they are dumped
+my $turn = $server->session;
+$turn->query_safe('BEGIN');
+$turn->query_safe('SELECT FROM fraud.fold_turn FOR UPDATE');
 $server->sql(<<'SQL');
 CREATE SCHEMA "odd schema";
 CREATE TABLE "odd schema"."Payments" (id bigserial PRIMARY KEY, city text,
@@ -59,11 +64,14 @@ my %kept = (
 	names => 'SELECT * FROM fraud.table_names ORDER BY name',
 	exposed => 'SELECT * FROM fraud.exposed_tables',
 	rows => 'SELECT * FROM "odd schema"."Payments" ORDER BY id',
-	'counters' => 'SELECT name, evaluated, fired FROM fraud.rules ORDER BY id',
+	'counters' => 'SELECT name, evaluated, fired, failed, last_fired_at, mean_time_us FROM fraud.rules ORDER BY id',
+	'counts not folded' => 'SELECT counts FROM fraud.rule_deltas ORDER BY counts',
 	'exposed frauds' => 'SELECT * FROM fraud_api."Payments_frauds" ORDER BY id',
 	'rights' => q{SELECT relname, relacl FROM pg_class WHERE relname IN ('Payments', 'Payments_frauds') ORDER BY oid::regclass::text},
 );
 my %before = map { $_ => $server->sql($kept{$_}) } keys %kept;
+my $unfolded = $server->sql('SELECT count(*) FROM fraud.rule_deltas');
+$turn->query_safe('ROLLBACK');
 like($before{rules}, qr/broken.*broken/, 'a rule is broken');
 isnt($before{alerts}, '', 'there are alerts');
 isnt($before{$_}, '', "there are $_") for grep { $_ ne 'alerts' } sort keys %kept;
@@ -89,6 +97,10 @@ for my $format ('plain', 'custom')
 	{
 		is($sql->($kept{$what}), $before{$what}, "$what are kept ($format)");
 	}
+
+	# They are folded there
+	is($sql->('SELECT fraud.fold_counters()'), $unfolded, "counts are folded ($format)");
+	is($sql->($kept{counters}), $before{counters}, "and none is lost ($format)");
 
 	# It works on: the next fraud has the next id, the broken rule is no
 	# obstacle, ids of everything else go on too

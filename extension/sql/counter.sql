@@ -21,24 +21,16 @@ COMMENT ON COLUMN fraud.rule_counters.last_fired_at IS 'When it fired last';
 COMMENT ON COLUMN fraud.rule_counters.sampled IS 'Evaluations that were timed';
 COMMENT ON COLUMN fraud.rule_counters.nanoseconds IS 'Time that these took';
 
--- Written in C, in this order of columns
+-- Written in C.  Few bytes for each of many short transactions, which are
+-- gone in a second: not compressed, and kept in the row as long as they fit.
 CREATE TABLE fraud.rule_deltas (
-    rules         bigint[] NOT NULL,
-    evaluated     bigint[] NOT NULL,
-    fired         bigint[] NOT NULL,
-    failed        bigint[] NOT NULL,
-    last_fired_at timestamptz[] NOT NULL,
-    sampled       bigint[] NOT NULL,
-    nanoseconds   bigint[] NOT NULL
-);
+    counts bytea NOT NULL
+) WITH (toast_tuple_target = 8160);
+ALTER TABLE fraud.rule_deltas ALTER COLUMN counts SET STORAGE EXTERNAL;
+-- for rows to be deleted while a publication of all tables is there
+ALTER TABLE fraud.rule_deltas REPLICA IDENTITY FULL;
 COMMENT ON TABLE fraud.rule_deltas IS 'What each transaction added to the counters of a table''s rules';
-COMMENT ON COLUMN fraud.rule_deltas.rules IS 'The rules, see fraud.rule_config';
-COMMENT ON COLUMN fraud.rule_deltas.evaluated IS 'Rows judged by each';
-COMMENT ON COLUMN fraud.rule_deltas.fired IS 'Rows on which each fired';
-COMMENT ON COLUMN fraud.rule_deltas.failed IS 'Rows on which each raised an error';
-COMMENT ON COLUMN fraud.rule_deltas.last_fired_at IS 'When each fired last';
-COMMENT ON COLUMN fraud.rule_deltas.sampled IS 'Evaluations of each that were timed';
-COMMENT ON COLUMN fraud.rule_deltas.nanoseconds IS 'Time that these took';
+COMMENT ON COLUMN fraud.rule_deltas.counts IS 'See fraud.delta_counts';
 SELECT pg_catalog.pg_extension_config_dump('fraud.rule_counters', '');
 SELECT pg_catalog.pg_extension_config_dump('fraud.rule_deltas', '');
 
@@ -47,6 +39,29 @@ CREATE TABLE fraud.fold_turn (turn boolean PRIMARY KEY DEFAULT true CHECK (turn)
 COMMENT ON TABLE fraud.fold_turn IS 'Lets one session at a time fold counters';
 COMMENT ON COLUMN fraud.fold_turn.turn IS 'True';
 INSERT INTO fraud.fold_turn DEFAULT VALUES;
+
+CREATE FUNCTION fraud.delta_counts(delta bytea,
+                                   OUT rule bigint, OUT evaluated bigint, OUT fired bigint, OUT failed bigint,
+                                   OUT last_fired_at timestamptz, OUT sampled bigint, OUT nanoseconds bigint)
+    RETURNS SETOF record
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+    ROWS 10
+    AS 'MODULE_PATHNAME', 'fraud_delta_counts';
+COMMENT ON FUNCTION fraud.delta_counts(bytea) IS 'Internal: what each rule did, of one row of fraud.rule_deltas';
+
+CREATE FUNCTION fraud.delta_sum_add(internal, bytea) RETURNS internal
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fraud_delta_sum_add';
+COMMENT ON FUNCTION fraud.delta_sum_add(internal, bytea) IS 'Internal: of the aggregate fraud.delta_sum';
+CREATE FUNCTION fraud.delta_sum_result(internal) RETURNS bytea
+    LANGUAGE c IMMUTABLE PARALLEL SAFE
+    AS 'MODULE_PATHNAME', 'fraud_delta_sum_result';
+COMMENT ON FUNCTION fraud.delta_sum_result(internal) IS 'Internal: of the aggregate fraud.delta_sum';
+
+CREATE AGGREGATE fraud.delta_sum(delta bytea) (
+    SFUNC = fraud.delta_sum_add, STYPE = internal, SSPACE = 16384,
+    FINALFUNC = fraud.delta_sum_result, PARALLEL = SAFE);
+COMMENT ON AGGREGATE fraud.delta_sum(bytea) IS 'Internal: rows of fraud.rule_deltas as one';
 
 CREATE FUNCTION fraud.fold_counters() RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -60,15 +75,11 @@ BEGIN
         RETURN 0;
     END IF;
     WITH gone AS (
-        DELETE FROM fraud.rule_deltas RETURNING *
+        DELETE FROM fraud.rule_deltas RETURNING counts
+    ), total AS (
+        SELECT count(*) AS deltas, fraud.delta_sum(g.counts) AS counts FROM gone AS g
     ), sums AS (
-        SELECT u.rule, sum(u.evaluated) AS evaluated, sum(u.fired) AS fired, sum(u.failed) AS failed,
-               max(u.last_fired_at) AS last_fired_at, sum(u.sampled) AS sampled, sum(u.nanoseconds) AS nanoseconds
-          FROM gone AS d,
-               ROWS FROM (unnest(d.rules), unnest(d.evaluated), unnest(d.fired), unnest(d.failed),
-                          unnest(d.last_fired_at), unnest(d.sampled), unnest(d.nanoseconds))
-                    AS u(rule, evaluated, fired, failed, last_fired_at, sampled, nanoseconds)
-         GROUP BY u.rule
+        SELECT s.* FROM total AS t CROSS JOIN fraud.delta_counts(t.counts) AS s
     ), added AS (
         INSERT INTO fraud.rule_counters AS c
             (rule, evaluated, fired, failed, last_fired_at, sampled, nanoseconds)
@@ -86,7 +97,7 @@ BEGIN
         SELECT r.target, r.id, r.version,
                CASE WHEN s.fired > r.max_share * s.evaluated
                     THEN format('it fired on %s of the last %s rows', s.fired, s.evaluated)
-                    ELSE format('it takes %s microseconds a row', round(s.nanoseconds / s.sampled / 1000, 1)) END,
+                    ELSE format('it takes %s microseconds a row', round(s.nanoseconds::numeric / s.sampled / 1000, 1)) END,
                clock_timestamp()
           FROM sums AS s JOIN fraud.rule_config AS r ON r.id = s.rule
          WHERE (s.evaluated >= r.share_rows AND s.fired > r.max_share * s.evaluated
@@ -94,7 +105,7 @@ BEGIN
            AND NOT EXISTS (SELECT FROM fraud.rule_brakes AS b WHERE b.rule = r.id AND b.version = r.version)
         RETURNING pg_notify('pg_fraud', 'rule ' || fraud.table_name(target))
     )
-    SELECT count(*) INTO folded FROM gone;
+    SELECT t.deltas INTO folded FROM total AS t;
     -- some at a time: it may be a user's transaction that folds
     DELETE FROM fraud.rule_failures AS f
      USING (SELECT o.id FROM fraud.rule_failures AS o
@@ -114,15 +125,14 @@ CREATE FUNCTION fraud.rule_counts(OUT rule bigint, OUT evaluated bigint, OUT fir
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT u.rule, sum(u.evaluated)::bigint, sum(u.fired)::bigint, sum(u.failed)::bigint, max(u.last_fired_at),
-           sum(u.sampled)::bigint, sum(u.nanoseconds)::bigint
-      FROM (SELECT c.* FROM fraud.rule_counters AS c
-            UNION ALL
-            SELECT d.* FROM fraud.rule_deltas AS t,
-                   ROWS FROM (unnest(t.rules), unnest(t.evaluated), unnest(t.fired), unnest(t.failed),
-                              unnest(t.last_fired_at), unnest(t.sampled), unnest(t.nanoseconds))
-                        AS d(rule, evaluated, fired, failed, last_fired_at, sampled, nanoseconds)) AS u
-     GROUP BY u.rule
+    SELECT coalesce(c.rule, d.rule), coalesce(c.evaluated, 0) + coalesce(d.evaluated, 0),
+           coalesce(c.fired, 0) + coalesce(d.fired, 0), coalesce(c.failed, 0) + coalesce(d.failed, 0),
+           greatest(c.last_fired_at, d.last_fired_at), coalesce(c.sampled, 0) + coalesce(d.sampled, 0),
+           coalesce(c.nanoseconds, 0) + coalesce(d.nanoseconds, 0)
+      FROM fraud.rule_counters AS c
+      FULL JOIN (SELECT s.*
+                   FROM (SELECT fraud.delta_sum(t.counts) AS counts FROM fraud.rule_deltas AS t) AS total
+                  CROSS JOIN fraud.delta_counts(total.counts) AS s) AS d ON d.rule = c.rule
     $$;
 COMMENT ON FUNCTION fraud.rule_counts() IS 'Internal: what each rule did: the totals and what is not folded yet';
 

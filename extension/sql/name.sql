@@ -10,6 +10,8 @@ CREATE TABLE fraud.table_names (
     target regclass NOT NULL,
     name   text NOT NULL
 );
+-- for rows to be deleted while a publication of all tables is there
+ALTER TABLE fraud.table_names REPLICA IDENTITY FULL;
 COMMENT ON TABLE fraud.table_names IS 'Names that watched tables have or had, with their schemas';
 COMMENT ON COLUMN fraud.table_names.target IS 'The table';
 COMMENT ON COLUMN fraud.table_names.name IS 'A name that it has or had';
