@@ -22,10 +22,16 @@ static const char session_settings[] =
 	"('bytea_output', 'hex'), ('extra_float_digits', '3'), "
 	"('standard_conforming_strings', 'on'), ('statement_timeout', '0'), "
 	"('lock_timeout', '0'), ('idle_in_transaction_session_timeout', '0'), "
-	"('transaction_isolation', 'read committed'), "
+	"('idle_session_timeout', '0'), ('array_nulls', 'on'), "
+	"('xmloption', 'content'), ('timezone_abbreviations', 'Default'), "
 	"('client_min_messages', 'warning'), "
 	"('default_transaction_isolation', 'read committed'), "
 	"('default_transaction_read_only', 'off')) AS setting (name, value)";
+
+/* Of those that not every server has */
+static const char more_settings[] =
+	"SELECT pg_catalog.set_config(name, '0', false) FROM "
+	"pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
 
 /* Warnings and notices of the server go to the log */
 static void
@@ -211,7 +217,8 @@ pg_connect(const char *purpose, PgError *err)
 		return NULL;
 	}
 	PQsetNoticeReceiver(conn, log_notice, NULL);
-	if (!pg_command(conn, err, session_settings))
+	if (!pg_command(conn, err, session_settings) ||
+		!pg_command(conn, err, more_settings))
 	{
 		PQfinish(conn);
 		return NULL;
