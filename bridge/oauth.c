@@ -224,70 +224,82 @@ explain_refusal(Oauth *oauth, const HttpResponse *response, SinkError *err)
 	json_decref(answer);
 }
 
-/* Make the request for a token */
-static SinkResult
-request_token(Oauth *oauth, Http *http, SinkError *err)
+/* Write the request for a token; false: it cannot be signed */
+static bool
+build_request(Oauth *oauth, HttpRequest *request, Buffer *url, Buffer *form,
+			  SinkError *err)
 {
 	static const char *const form_headers[] = {
 		"Content-Type: application/x-www-form-urlencoded", NULL};
 	static const char *const metadata_headers[] = {"Metadata-Flavor: Google",
 												   NULL};
-	HttpRequest				 request = {.method = "POST",
-										.headers = form_headers,
-										.timeout_ms = TOKEN_TIMEOUT_MS};
-	HttpResponse			 response;
-	Buffer					 form;
-	Buffer					 url;
-	SinkResult				 result = SINK_DONE;
 
-	buf_init(&form);
-	buf_init(&url);
-	http_response_init(&response);
 	if (oauth->kind == OAUTH_METADATA)
 	{
 		const char *host = getenv("GCE_METADATA_HOST");
 
-		buf_printf(&url,
+		buf_printf(url,
 				   "http://%s/computeMetadata/v1/instance/service-accounts/"
 				   "default/token",
 				   host != NULL ? host : "metadata.google.internal");
-		request.method = "GET";
-		request.headers = metadata_headers;
-		request.trusted = true; /* a fixed name or the operator's word */
+		request->method = "GET";
+		request->headers = metadata_headers;
+		request->trusted = true; /* a fixed name or the operator's word */
 	}
 	else
 	{
-		buf_append_str(&url, token_uri(oauth));
+		buf_append_str(url, token_uri(oauth));
 		if (oauth->kind == OAUTH_USER)
-			build_refresh(oauth, &form);
-		else if (!build_assertion(oauth, &form))
+			build_refresh(oauth, form);
+		else if (!build_assertion(oauth, form))
 		{
 			sink_error(err, "could not sign with the key in %s", oauth->origin);
-			result = SINK_STOP;
+			return false;
 		}
-		request.body = form.data;
-		request.body_len = form.len;
+		request->method = "POST";
+		request->headers = form_headers;
+		request->body = form->data;
+		request->body_len = form->len;
 	}
-	request.url = url.data;
-	if (result == SINK_DONE)
+	request->url = url->data;
+	return true;
+}
+
+/* Take the token that the answer has, or say why it has none */
+static SinkResult
+judge_answer(Oauth *oauth, const HttpResponse *response, SinkError *err)
+{
+	if (response->status == 200 && take_token(oauth, response))
+		return SINK_DONE;
+	if (response->status == 0)
+	{
+		sink_error(err, "no access token for %s: %s", oauth->origin,
+				   response->err);
+		return response->refused ? SINK_STOP : SINK_RETRY;
+	}
+	explain_refusal(oauth, response, err);
+	err->retry_after_ms = response->retry_after_ms;
+	return http_retriable(response) || response->status == 200 ? SINK_RETRY
+															   : SINK_STOP;
+}
+
+/* Ask for a token */
+static SinkResult
+request_token(Oauth *oauth, Http *http, SinkError *err)
+{
+	HttpRequest	 request = {.timeout_ms = TOKEN_TIMEOUT_MS};
+	HttpResponse response;
+	Buffer		 form;
+	Buffer		 url;
+	SinkResult	 result = SINK_STOP;
+
+	buf_init(&form);
+	buf_init(&url);
+	http_response_init(&response);
+	if (build_request(oauth, &request, &url, &form, err))
 	{
 		http_send(http, &request, &response);
-		if (response.status == 200 && take_token(oauth, &response))
-			result = SINK_DONE;
-		else if (response.status == 0)
-		{
-			sink_error(err, "no access token for %s: %s", oauth->origin,
-					   response.err);
-			result = response.refused ? SINK_STOP : SINK_RETRY;
-		}
-		else
-		{
-			explain_refusal(oauth, &response, err);
-			err->retry_after_ms = response.retry_after_ms;
-			result = http_retriable(&response) || response.status == 200
-						 ? SINK_RETRY
-						 : SINK_STOP;
-		}
+		result = judge_answer(oauth, &response, err);
 	}
 	if (form.len > 0)
 		memset(form.data, 0, form.len);

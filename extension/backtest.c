@@ -4,9 +4,10 @@
  * A condition, or a version of a rule, over stored rows: fraud.backtest().
  *
  * The condition is compiled as it would be for a row that arrives, and the
- * expression is put into an ordinary query with an aggregate of our own (tally.c), so
- * that the planner brings privileges, row-level security, partitions,
- * indexes and parallel workers with it.  now() is the row's event time.
+ * expression is put into an ordinary query (backtest_condition.c) with an
+ * aggregate of our own (tally.c), so that the planner brings privileges,
+ * row-level security, partitions, indexes and parallel workers with it.
+ * now() is the row's event time.
  *
  * An error on one row would end that query.  If that happens the rows are
  * read one by one, each judged as on arrival, and those that failed counted.

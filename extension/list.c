@@ -4,10 +4,11 @@
  * Lists that rules ask: fraud.in_list('bad_merchants', merchant).
  *
  * Each backend keeps the lists that its rules name in its memory, exact; see
- * list_values.c.  A change is announced by a relcache invalidation, as rules are; entries carry a number
- * that grows with each change of their list (writers of one list take turns
- * until they commit), so that a backend reads only what it has not seen.
- * Removed entries stay in the table, marked, for the same reason.
+ * list_values.c.  A change is announced by a relcache invalidation, as rules
+ * are; entries carry a number that grows with each change of their list
+ * (writers of one list take turns until they commit), so that a backend reads
+ * only what it has not seen.  Removed entries stay in the table, marked, for
+ * the same reason.
  */
 #include "postgres.h"
 

@@ -6,14 +6,6 @@
  * INSERT: whatever the statement supplies is overwritten with the verdict.
  * UPDATE: the old marks stay, whatever the statement says; with on_update
  * the new row is judged too, which can add fraud and never clears it.
- *
- * A row that an UPDATE moves to another partition comes by three times:
- * BEFORE UPDATE and BEFORE DELETE on the old partition and BEFORE INSERT on
- * the new one.  The first leaves a note with the row's place and its marks,
- * the second arms it, the third takes the marks from it.  The note belongs
- * to the running query, told by its memory context: triggers are called in
- * a child of it, a nested query has another one, and the note dies with it.
- * Nothing that a user can set takes part in this.
  */
 #include "postgres.h"
 
@@ -30,33 +22,12 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
+#include "mark.h"
 #include "pg_fraud.h"
 
-#define NMARKS 4
-
-/* The marks of one row, in the order is_fraud, score, rules, alert id */
-typedef struct Marks
-{
-	Datum values[NMARKS];
-	bool  nulls[NMARKS];
-} Marks;
-
-/* What is remembered of a running query that updates a watched table */
-typedef struct QueryNote
-{
-	struct QueryNote	 *next;
-	MemoryContext		  query; /* es_query_cxt */
-	MemoryContextCallback callback;
-	bool				  warned; /* about marks that it tried to change */
-	bool				  armed;  /* the row below has been deleted, to move */
-	Oid					  relid;  /* where it was */
-	Oid					  root;
-	ItemPointerData		  tid;
-	MemoryContext		  context; /* of the marks, reset for each row */
-	Marks				  marks;   /* that it moves with */
-} QueryNote;
-
-static QueryNote *notes = NULL;
+/* How the marks' types are passed */
+static const bool  mark_byval[NMARKS] = {true, false, false, FLOAT8PASSBYVAL};
+static const int16 mark_len[NMARKS] = {1, -1, -1, 8};
 
 /* What remark lets through: marks for one row, see mark_pass_begin */
 static struct
@@ -70,133 +41,6 @@ static struct
 
 PG_FUNCTION_INFO_V1(fraud_mark);
 PG_FUNCTION_INFO_V1(fraud_move);
-
-/* ---- notes ---- */
-
-/*
- * The query's memory goes: forget it.
- */
-static void
-note_forget(void *arg)
-{
-	QueryNote *note = arg;
-
-	for (QueryNote **p = &notes; *p != NULL; p = &(*p)->next)
-		if (*p == note)
-		{
-			*p = note->next;
-			return;
-		}
-}
-
-/*
- * The note of the running query, NULL if there is none.
- */
-static QueryNote *
-note_find(void)
-{
-	MemoryContext query;
-
-	if (notes == NULL)
-		return NULL;
-	query = MemoryContextGetParent(CurrentMemoryContext);
-	for (QueryNote *note = notes; note != NULL; note = note->next)
-		if (note->query == query)
-			return note;
-	return NULL;
-}
-
-/*
- * The note of the running query, made if there is none.
- */
-static QueryNote *
-note_make(void)
-{
-	MemoryContext query = MemoryContextGetParent(CurrentMemoryContext);
-	QueryNote	 *note = note_find();
-
-	if (note != NULL)
-		return note;
-	note = MemoryContextAllocZero(query, sizeof(QueryNote));
-	note->query = query;
-	note->context =
-		AllocSetContextCreate(query, "pg_fraud move", ALLOCSET_SMALL_SIZES);
-	note->callback.func = note_forget;
-	note->callback.arg = note;
-	note->next = notes;
-	notes = note;
-	MemoryContextRegisterResetCallback(query, &note->callback);
-	return note;
-}
-
-/*
- * Copy marks into the current memory context.
- */
-static void
-marks_copy(Marks *to, const Marks *from)
-{
-	static const bool  byval[NMARKS] = {true, false, false, FLOAT8PASSBYVAL};
-	static const int16 len[NMARKS] = {1, -1, -1, 8};
-
-	for (int i = 0; i < NMARKS; i++)
-	{
-		to->nulls[i] = from->nulls[i];
-		to->values[i] = from->nulls[i]
-							? (Datum) 0
-							: datumCopy(from->values[i], byval[i], len[i]);
-	}
-}
-
-/*
- * Remember where a row is that is being updated, and its marks.
- */
-static void
-note_update(Relation rel, RuleSet *rs, ItemPointer tid, const Marks *marks)
-{
-	QueryNote	 *note = note_make();
-	MemoryContext old;
-
-	note->armed = false;
-	note->relid = RelationGetRelid(rel);
-	note->root = rs->root;
-	note->tid = *tid;
-	MemoryContextReset(note->context);
-	old = MemoryContextSwitchTo(note->context);
-	marks_copy(&note->marks, marks);
-	MemoryContextSwitchTo(old);
-}
-
-/*
- * BEFORE DELETE on a partition: is it the row that was just updated?  Then
- * it is about to be inserted elsewhere.
- */
-static void
-note_delete(Relation rel, ItemPointer tid)
-{
-	QueryNote *note = note_find();
-
-	if (note != NULL)
-		note->armed = note->relid == RelationGetRelid(rel) &&
-					  ItemPointerEquals(&note->tid, tid);
-}
-
-/*
- * BEFORE INSERT: does a row arrive that moves?  Takes the note's marks.
- */
-static bool
-note_insert(Relation rel, RuleSet *rs, Marks *marks)
-{
-	QueryNote *note = note_find();
-
-	if (note == NULL || !note->armed || note->root != rs->root ||
-		note->relid == RelationGetRelid(rel))
-		return false;
-	note->armed = false;
-	ItemPointerSetInvalid(&note->tid);
-	*marks = note->marks;
-	ledger_moved();
-	return true;
-}
 
 /* ---- marks ---- */
 
@@ -226,20 +70,32 @@ marks_read(const RuleSet *rs, TupleTableSlot *slot, Marks *marks)
 }
 
 /*
+ * Copy marks into the current memory context.
+ */
+void
+marks_copy(Marks *to, const Marks *from)
+{
+	for (int i = 0; i < NMARKS; i++)
+	{
+		to->nulls[i] = from->nulls[i];
+		to->values[i] = from->nulls[i] ? (Datum) 0
+									   : datumCopy(from->values[i],
+												   mark_byval[i], mark_len[i]);
+	}
+}
+
+/*
  * Are two rows' marks the same, bit by bit?
  */
 static bool
 marks_equal(const Marks *a, const Marks *b)
 {
-	static const bool  byval[NMARKS] = {true, false, false, FLOAT8PASSBYVAL};
-	static const int16 len[NMARKS] = {1, -1, -1, 8};
-
 	for (int i = 0; i < NMARKS; i++)
 	{
 		if (a->nulls[i] != b->nulls[i])
 			return false;
-		if (!a->nulls[i] &&
-			!datum_image_eq(a->values[i], b->values[i], byval[i], len[i]))
+		if (!a->nulls[i] && !datum_image_eq(a->values[i], b->values[i],
+											mark_byval[i], mark_len[i]))
 			return false;
 	}
 	return true;
@@ -454,10 +310,8 @@ mark_insert(TriggerData *trigdata, RuleSet *rs)
 {
 	Marks marks;
 
-	if (unlikely(notes != NULL) &&
-		note_insert(trigdata->tg_relation, rs, &marks))
-		/* it moves with its marks */;
-	else
+	/* one that moves does so with its marks */
+	if (!note_insert(trigdata->tg_relation, rs, &marks))
 		marks_of_new(rs, trigdata->tg_trigslot, &marks);
 	return put_marks(rs, trigdata->tg_trigslot, trigdata->tg_trigtuple, &marks);
 }
@@ -487,11 +341,8 @@ mark_slot(RuleSet *rs, TupleTableSlot *slot)
 static void
 warn_of_forged_marks(RuleSet *rs)
 {
-	QueryNote *note = note_make();
-
-	if (note->warned)
+	if (!note_warning())
 		return;
-	note->warned = true;
 	ereport(WARNING,
 			(errcode(ERRCODE_WARNING),
 			 errmsg("the marks of table %s are not changed by UPDATE",
@@ -625,7 +476,6 @@ fraud_move(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = check_trigger(fcinfo, "move", true);
 
-	if (notes != NULL)
-		note_delete(trigdata->tg_relation, &trigdata->tg_trigtuple->t_self);
+	note_delete(trigdata->tg_relation, &trigdata->tg_trigtuple->t_self);
 	return PointerGetDatum(trigdata->tg_trigtuple);
 }

@@ -19,6 +19,7 @@
  *	plain_test.c	their comparisons as steps
  *	judge.c		slot + ruleset -> verdict
  *	mark.c		verdict -> marks (the triggers)
+ *	note.c		rows that move between partitions
  *	load.c		many rows at once, for the bridge
  *	unpack.c	rows as the bridge packs them
  *	ledger.c	verdict -> alert

@@ -107,7 +107,7 @@ DECLARE
 BEGIN
     PERFORM fraud.lock_rules(target);
     proposal := fraud.get_proposal(target, name);
-    SELECT r.* INTO rule FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2;
+    rule := fraud.find_rule(target, name);
     IF ARRAY[proposal.proposed_by, proposal.login] && ARRAY[fraud.outer_role()::text, fraud.own_login()]
        OR proposal.actor = fraud.actor() THEN
         RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',

@@ -187,16 +187,24 @@ END
 $$;
 COMMENT ON FUNCTION fraud.lock_rules(regclass) IS 'Internal: admits a change of a table''s rules';
 
+-- The rule in force; NULL if there is none.
+CREATE FUNCTION fraud.find_rule(target regclass, name text) RETURNS fraud.rule_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT r FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2
+    $$;
+COMMENT ON FUNCTION fraud.find_rule(regclass, text) IS 'Internal: the rule in force of that name, if there is one';
+
 -- The rule in force; raises an error if there is none.
 CREATE FUNCTION fraud.get_rule(target regclass, name text) RETURNS fraud.rule_config
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    rule fraud.rule_config;
+    rule constant fraud.rule_config := fraud.find_rule(target, name);
 BEGIN
-    SELECT r.* INTO rule FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2;
-    IF NOT FOUND THEN
+    IF rule.id IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object',
             MESSAGE = format('rule "%s" of table %s does not exist', name, fraud.table_name(target));
     END IF;
@@ -266,18 +274,15 @@ CREATE FUNCTION fraud.change_rule(rule fraud.rule_config, action text) RETURNS i
     AS $$
 DECLARE
     full_name text := fraud.table_name(rule.target);
+    held constant fraud.rule_config := fraud.find_rule(rule.target, rule.name);
+    checked fraud.rule_config := rule;
 BEGIN
-    IF action <> 'drop' THEN
+    IF action = 'alter' AND rule.mode = 'off' AND rule.condition = held.condition THEN
         -- a rule that is broken may still be switched off
-        IF action = 'alter' AND rule.mode = 'off' AND rule.condition =
-           (SELECT r.condition FROM fraud.rule_config AS r WHERE r.target = rule.target AND r.name = rule.name) THEN
-            rule.condition := 'true';
-            PERFORM fraud.check_rule(rule);
-            SELECT r.condition INTO rule.condition FROM fraud.rule_config AS r
-             WHERE r.target = rule.target AND r.name = rule.name;
-        ELSE
-            PERFORM fraud.check_rule(rule);
-        END IF;
+        checked.condition := 'true';
+    END IF;
+    IF action <> 'drop' THEN
+        PERFORM fraud.check_rule(checked);
     END IF;
     rule.changed_by := NULL;
     rule.approved_by := NULL;
@@ -287,9 +292,8 @@ BEGIN
         INSERT INTO fraud.rule_proposals
             (table_name, name, action, base_version, mode, score, condition, description, on_error,
              max_time_us, max_share, share_rows, proposed_by, actor, login, proposed_at)
-        SELECT full_name, rule.name, change_rule.action,
-               (SELECT r.version FROM fraud.rule_config AS r WHERE r.target = rule.target AND r.name = rule.name),
-               d.mode, d.score, d.condition, d.description, d.on_error, d.max_time_us, d.max_share, d.share_rows,
+        SELECT full_name, rule.name, change_rule.action, held.version, d.mode, d.score, d.condition,
+               d.description, d.on_error, d.max_time_us, d.max_share, d.share_rows,
                fraud.outer_role(), fraud.actor(), fraud.own_login(), clock_timestamp()
           FROM (SELECT (CASE WHEN change_rule.action <> 'drop' THEN rule END).*) AS d;
         RAISE NOTICE USING MESSAGE = format('the change of rule "%s" of table %s waits for approval', rule.name, full_name),
@@ -343,7 +347,7 @@ DECLARE
     found boolean;
 BEGIN
     PERFORM fraud.lock_rules(target);
-    SELECT r.* INTO old FROM fraud.rule_config AS r WHERE r.target = $1 AND r.name = $2;
+    old := fraud.find_rule(target, name);
     found := old.id IS NOT NULL;
     IF found AND replace IS NOT TRUE THEN
         RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
