@@ -42,7 +42,7 @@ $kafka->produce($topic{two}, map { { partition => $_ % 3, value => qq({"id": $_,
 
 # Preview shows, and stores nothing
 my ($code, $log) = PgFraud::Bridge->run($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'), options => ['--preview=one:2']);
+	user => 'bridge', options => ['--preview=one:2']);
 is($code, 0, 'preview');
 like($log, qr/"offset": 0, "is_fraud": true, "row": .*"amount": 123456789012345678.90/,
 	'it shows the row, to the last digit, and the verdict');
@@ -54,7 +54,7 @@ is($code, 2, 'preview of a source that does not exist');
 
 my $port = free_port();
 my $bridge = PgFraud::Bridge->start($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'), options => [ '--only=ingest', "--metrics-port=$port" ]);
+	user => 'bridge', options => [ '--only=ingest', "--metrics-port=$port" ]);
 ok($bridge->wait_caught_up('one') && $bridge->wait_caught_up('two'), 'two sources are read');
 $server->sql_is("SELECT id, amount, extract(epoch FROM at), merchant, tags, trace, \"Odd \"\"name\",
 		message->>'odd', is_fraud FROM payments WHERE kafka_offset = 0",

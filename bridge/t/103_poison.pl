@@ -101,8 +101,7 @@ push @records, { value => undef }, { value => qq({"id": $id, "user_id": 7}) };
 push @good, $id;
 $kafka->produce($topic, @records);
 
-my ($code, $log) = PgFraud::Bridge->run($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'),
+my ($code, $log) = PgFraud::Bridge->run($server, $kafka, user => 'bridge',
 	options => [ '--only=ingest', '--exit-at-end', '--max-message-bytes=200000' ]);
 is($code, 0, 'the bridge reads to the end') or diag $log;
 
@@ -141,7 +140,7 @@ my $wrong = $server->sql("SELECT id FROM fraud.dead_letters WHERE sqlstate = '23
 my $still = $server->sql("SELECT id FROM fraud.dead_letters WHERE reason ~ 'after the insert'");
 $server->sql('ALTER TABLE payments DROP CONSTRAINT payments_amount_check');
 my $bridge = PgFraud::Bridge->start($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'), options => ['--only=ingest']);
+	user => 'bridge', options => ['--only=ingest']);
 $bridge->wait_log(qr/ready/);
 $server->sql("SELECT fraud.replay($wrong)");
 ok($server->wait_sql("SELECT replayed_at IS NOT NULL FROM fraud.dead_letters WHERE id = $wrong", 't'),

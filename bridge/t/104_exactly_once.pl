@@ -64,8 +64,7 @@ sub more
 more(int($records / 2));
 my $bridge;
 my $start = sub {
-	$bridge = PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'),
+	$bridge = PgFraud::Bridge->start($server, $kafka, user => 'bridge',
 		options => ['--only=ingest']);
 };
 # Is a batch being written?

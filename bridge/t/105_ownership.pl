@@ -27,8 +27,7 @@ END
 my $next = 0;
 sub start
 {
-	return PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'),
+	return PgFraud::Bridge->start($server, $kafka, user => 'bridge',
 		options => [ '--only=ingest', "--lease=$lease" ]);
 }
 # Records to all partitions

@@ -21,7 +21,7 @@ SELECT fraud.watch('payments');
 GRANT INSERT ON payments TO bridge;
 END
 
-my @options = (dbname => $server->connstr(user => 'bridge'));
+my @options = (user => 'bridge');
 sub run
 {
 	return PgFraud::Bridge->run($server, $kafka, @options,

@@ -32,8 +32,7 @@ END
 }
 sub run
 {
-	my ($code, $log) = PgFraud::Bridge->run($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'),
+	my ($code, $log) = PgFraud::Bridge->run($server, $kafka, user => 'bridge',
 		options => [ '--only=ingest', '--exit-at-end' ]);
 	is($code, 0, 'the bridge reads to the end') or diag $log;
 }

@@ -47,8 +47,7 @@ for my $i (1 .. 12_000)
 	  : qq({"id": $i, "amount": $amount, "card": "$card"});
 }
 $kafka->produce($topic, @records);
-my ($code, $log) = PgFraud::Bridge->run($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'),
+my ($code, $log) = PgFraud::Bridge->run($server, $kafka, user => 'bridge',
 	options => [ '--only=ingest', '--exit-at-end' ]);
 is($code, 0, 'the bridge reads to the end') or diag $log;
 $server->sql_is('SELECT count(*), count(*) FILTER (WHERE is_fraud) FROM loaded', '11995|107', 'good rows are stored and judged');
@@ -146,7 +145,7 @@ SELECT fraud.add_source('${set}_loaded', '$wide', '${set}_loaded'), fraud.add_so
 GRANT INSERT ON ${set}_loaded, ${set}_copied TO bridge;
 SELECT pg_stat_reset();
 END
-	($code, $log) = PgFraud::Bridge->run($server, $kafka, dbname => $server->connstr(user => 'bridge'),
+	($code, $log) = PgFraud::Bridge->run($server, $kafka, user => 'bridge',
 		options => [ '--only=ingest', '--exit-at-end' ]);
 	is($code, 0, "$set values: the bridge reads to the end") or diag $log;
 	my $numerics = join ', ', map { "numeric_send($_)" } qw(n n12 n5 n2);

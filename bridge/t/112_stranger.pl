@@ -37,7 +37,7 @@ sub produce
 sub start
 {
 	return PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'), options => ['--lease=3']);
+		user => 'bridge', options => ['--lease=3']);
 }
 # All is stored, branched and sent, each once
 sub all_done

@@ -55,8 +55,7 @@ sub start
 {
 	my ($env) = @_;
 	return PgFraud::Bridge->start($server, $kafka, env => $env // {},
-		dbname => $server->connstr(user => 'bridge'),
-		options => [ '--only=ingest', '--workers=1' ]);
+		user => 'bridge', options => [ '--only=ingest', '--workers=1' ]);
 }
 # Each a record of its own id, or what is given for it
 sub produce

@@ -24,7 +24,7 @@ SELECT fraud.add_source('payments', '$topic', 'payments');
 GRANT INSERT ON payments TO bridge;
 END
 my $bridge = PgFraud::Bridge->start($server, $kafka,
-	dbname => $server->connstr(user => 'bridge'), options => [ '--only=ingest', '--workers=1' ]);
+	user => 'bridge', options => [ '--only=ingest', '--workers=1' ]);
 $kafka->produce($topic, '{"id": 1, "amount": 1}');
 ok($server->wait_sql('SELECT count(*) FROM payments', 1), 'a record is stored');
 

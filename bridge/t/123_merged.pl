@@ -57,7 +57,7 @@ sub each_once
 }
 
 produce(300);
-my $bridge = PgFraud::Bridge->start($server, $kafka, dbname => $server->connstr(user => 'bridge'),
+my $bridge = PgFraud::Bridge->start($server, $kafka, user => 'bridge',
 	options => [qw(--only=ingest --workers=1 --whole-to=0 --pack-from=0)]);
 ok($bridge->wait_caught_up('payments'), 'read to the end') or diag $bridge->log_text;
 each_once('rows of three partitions', 0);

@@ -38,7 +38,7 @@ sub record { return { partition => $_[0], value => qq({"n": $_[1], "amount": 1})
 operator(q{SELECT fraud.watch('payments')});
 
 # The daemon has the rights of fraud_bridge and no others
-my $bridge = PgFraud::Bridge->start($server, $kafka, dbname => $server->connstr(user => 'daemon'),
+my $bridge = PgFraud::Bridge->start($server, $kafka, user => 'daemon',
 	options => [ '--only=ingest' ]);
 ok($server->wait_sql(q{SELECT count(*) FROM fraud_api.bridge_status WHERE state = 'running'}, 1),
 	'a bridge runs') or diag($bridge->log_text);

@@ -34,9 +34,8 @@ my $port = PgFraud::Part::free_port();
 my $early = $server->session;
 $early->query_safe("BEGIN; INSERT INTO payments VALUES (100, 1000, 'early')");
 
-our $bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-	dbname => $server->connstr(user => 'bridge'),
-	options => ['--only=forward', "--metrics-port=$port"], env => $fake->env);
+our $bridge = PgFraud::Bridge->forward($server, user => 'bridge',
+	options => ["--metrics-port=$port"], env => $fake->env);
 
 # Waits until the table has that many rows
 sub arrives

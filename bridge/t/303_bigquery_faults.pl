@@ -23,9 +23,7 @@ END
 
 sub start_bridge
 {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		dbname => $server->connstr(user => 'bridge'),
-		options => ['--only=forward'], env => $fake->env);
+	return PgFraud::Bridge->forward($server, user => 'bridge', env => $fake->env);
 }
 
 sub add_sink

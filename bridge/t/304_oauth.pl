@@ -49,8 +49,8 @@ my $bridge;
 sub start
 {
 	my ($env, @options) = @_;
-	$bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => [ '--only=forward', "--secrets-dir=$secrets", @options ],
+	$bridge = PgFraud::Bridge->forward($server,
+		options => [ "--secrets-dir=$secrets", @options ],
 		env => { BIGQUERY_EMULATOR_HOST => undef, HOME => '/nonexistent',
 			GOOGLE_APPLICATION_CREDENTIALS => undef, GCE_METADATA_HOST => undef,
 			CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY => $fake->url, %$env });

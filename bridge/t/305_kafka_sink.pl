@@ -29,8 +29,7 @@ END
 sub start
 {
 	my (%args) = @_;
-	return PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'),
+	return PgFraud::Bridge->start($server, $kafka, user => 'bridge',
 		options => [ '--only=forward' ], %args);
 }
 

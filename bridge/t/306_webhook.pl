@@ -53,9 +53,8 @@ my $bridge;
 
 sub start
 {
-	$bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		dbname => $server->connstr(user => 'bridge'),
-		options => [ '--only=forward', "--secrets-dir=$secrets", @_ ]);
+	$bridge = PgFraud::Bridge->forward($server, user => 'bridge',
+		options => [ "--secrets-dir=$secrets", @_ ]);
 }
 
 sub sent

@@ -22,9 +22,7 @@ END
 
 sub start
 {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		dbname => $server->connstr(user => 'bridge'),
-		options => ['--only=forward'], env => $fake->env);
+	return PgFraud::Bridge->forward($server, user => 'bridge', env => $fake->env);
 }
 my $bridge = start();
 

@@ -16,8 +16,7 @@ my $new = PgFraud::Server->new('new', extension => 0, dbname => 'shop');
 sub start
 {
 	my ($server) = @_;
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => ['--only=forward'], env => $fake->env);
+	return PgFraud::Bridge->forward($server, env => $fake->env);
 }
 
 # Makes frauds whose xids lie far ahead of a fresh system's

@@ -47,8 +47,7 @@ my $bridge;
 
 sub start
 {
-	$bridge = PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'bridge'),
+	$bridge = PgFraud::Bridge->start($server, $kafka, user => 'bridge',
 		options => [ '--only=forward', '--allow-host=127.0.0.1' ]);
 }
 

@@ -47,9 +47,8 @@ my $bridge;
 sub start
 {
 	my (%env) = @_;
-	$bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		dbname => $server->connstr(user => 'bridge'), env => {%env},
-		options => [ '--only=forward', '--allow-host=127.0.0.1', '--allow-host=localhost' ]);
+	$bridge = PgFraud::Bridge->forward($server, user => 'bridge', env => {%env},
+		options => [ '--allow-host=127.0.0.1', '--allow-host=localhost' ]);
 }
 
 sub sent

@@ -25,7 +25,7 @@ SQL
 sub bridge
 {
 	return PgFraud::Bridge->start($server, $kafka,
-		dbname => $server->connstr(user => 'daemon'), options => [ '--only=forward' ]);
+		user => 'daemon', options => [ '--only=forward' ]);
 }
 sub sent
 {

@@ -36,8 +36,8 @@ sub start
 		is($bridge->stop, 0, 'the bridge stops');
 		$log .= $bridge->log_text;
 	}
-	$bridge = PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => [ '--only=forward', "--secrets-dir=$secrets", '--allow-host=127.0.0.1', '--log-level=debug' ],
+	$bridge = PgFraud::Bridge->forward($server,
+		options => [ "--secrets-dir=$secrets", '--allow-host=127.0.0.1', '--log-level=debug' ],
 		env => { BIGQUERY_EMULATOR_HOST => undef, BIGQUERY_STORAGE_EMULATOR_HOST => undef,
 			HOME => '/nonexistent', GOOGLE_APPLICATION_CREDENTIALS => undef,
 			CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY => $fake->url,

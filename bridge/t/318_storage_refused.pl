@@ -24,9 +24,7 @@ END
 sub start
 {
 	my ($env) = @_;
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => ['--only=forward'],
-		env => { %{ $env // {} }, %{ $fake->env } });
+	return PgFraud::Bridge->forward($server, env => { %{ $env // {} }, %{ $fake->env } });
 }
 
 # Frauds, of which those whose number the condition picks are poison

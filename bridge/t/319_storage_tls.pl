@@ -48,8 +48,8 @@ END
 sub start
 {
 	my ($address, $trusts) = @_;
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => [ '--only=forward', "--secrets-dir=$secrets", '--allow-host=127.0.0.1' ],
+	return PgFraud::Bridge->forward($server,
+		options => [ "--secrets-dir=$secrets", '--allow-host=127.0.0.1' ],
 		env => { BIGQUERY_EMULATOR_HOST => undef, BIGQUERY_STORAGE_EMULATOR_HOST => undef,
 			HOME => '/nonexistent', GOOGLE_APPLICATION_CREDENTIALS => undef,
 			CLOUDSDK_API_ENDPOINT_OVERRIDES_BIGQUERY => $fake->url,

@@ -58,8 +58,7 @@ INSERT INTO payments VALUES (1, 1000);
 END
 sub start
 {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => [ '--only=forward', @_ ],
+	return PgFraud::Bridge->forward($server, options => [@_],
 		env => { %{ PgFraud::Fault::env() },
 			FRAUD_FAULT_RESOLVE => "rebound.example $dir/addresses" });
 }

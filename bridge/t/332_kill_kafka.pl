@@ -30,10 +30,7 @@ my $start = sub {
 };
 my $made = 20 * PgFraud::Fault::kill_at(
 	kills => $kills,
-	work => sub {
-		$server->sql('INSERT INTO payments SELECT g, 1000 '
-			  . 'FROM generate_series(1, 20) AS g');
-	},
+	work => PgFraud::Fault::frauds($server, 20),
 	start => $start,
 	idle => PgFraud::Fault::all_sent($server),
 	steps => [

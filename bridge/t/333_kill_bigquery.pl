@@ -21,8 +21,7 @@ SELECT fraud.watch('payments');
 SELECT fraud.add_rule('payments', 'large', 'amount > 500');
 END
 my $start = sub {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => ['--only=forward'], env => { %{ $_[0] }, %{ $fake->env } });
+	return PgFraud::Bridge->forward($server, env => { %{ $_[0] }, %{ $fake->env } });
 };
 
 # Adds the sink, kills it, lets it send the rest; the rows of its table
@@ -34,10 +33,7 @@ sub killed
 		'{"table": "my-project.fraud.$mode", "mode": "$mode"$more}')));
 	my $made = 20 * PgFraud::Fault::kill_at(
 		kills => $kills,
-		work => sub {
-			$server->sql('INSERT INTO payments SELECT g, 1000 '
-				  . 'FROM generate_series(1, 20) AS g');
-		},
+		work => PgFraud::Fault::frauds($server, 20),
 		start => $start,
 		idle => PgFraud::Fault::all_sent($server),
 		steps => [

@@ -29,8 +29,7 @@ SELECT fraud.add_rule('payments', 'told_by_row', 'amount > 500');
 SELECT fraud.add_sink('storage', 'bigquery', '{"table": "my-project.fraud.storage", "mode": "storage_write"}', target => 'payments');
 END
 my $start = sub {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => ['--only=forward'], env => { %{ $_[0] }, %{ $bigquery->env } });
+	return PgFraud::Bridge->forward($server, env => { %{ $_[0] }, %{ $bigquery->env } });
 };
 # The first one makes the stream; it is killed each time that it does.  The
 # table's name has a byte with its length before it, which is "1".
@@ -44,10 +43,7 @@ my $made = PgFraud::Fault::kill_at(
 $made += 20 * PgFraud::Fault::kill_at(
 	kills => $kills - 3,
 	idle => $idle,
-	work => sub {
-		$server->sql('INSERT INTO payments SELECT g, 1000 '
-			  . 'FROM generate_series(1, 20) AS g');
-	},
+	work => PgFraud::Fault::frauds($server, 20),
 	start => $start,
 	steps => [
 		[ 'table looked at', '/tables/storage HTTP' ],

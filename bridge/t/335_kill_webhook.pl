@@ -44,16 +44,12 @@ SELECT fraud.add_rule('payments', 'large', 'amount > 500');
 SELECT fraud.add_sink('hook', 'webhook', '{"url": "http://127.0.0.1:$port/hook", "secret": "hook", "concurrency": 3}');
 END
 my $start = sub {
-	return PgFraud::Bridge->start($server, undef, brokers => 'none:1',
-		options => [ '--only=forward', "--secrets-dir=$secrets",
-			'--allow-host=127.0.0.1' ], env => $_[0]);
+	return PgFraud::Bridge->forward($server, env => $_[0],
+		options => [ "--secrets-dir=$secrets", '--allow-host=127.0.0.1' ]);
 };
 my $made = 10 * PgFraud::Fault::kill_at(
 	kills => $kills,
-	work => sub {
-		$server->sql('INSERT INTO payments SELECT g, 1000 '
-			  . 'FROM generate_series(1, 10) AS g');
-	},
+	work => PgFraud::Fault::frauds($server, 10),
 	start => $start,
 	idle => PgFraud::Fault::all_sent($server),
 	steps => [

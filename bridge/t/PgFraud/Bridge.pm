@@ -40,8 +40,8 @@ sub findings
 
 # Starts one beside the test:
 #	PgFraud::Bridge->start($server, $kafka, options => ['--only=ingest'],
-#		dbname => connection string, brokers => ..., env => {...},
-#		program => path of another build, log => file)
+#		user => role, dbname => connection string, brokers => ...,
+#		env => {...}, program => path of another build, log => file)
 # In the object: stop, kill9, signal('STOP'), wait_exit, log_text, wait_log.
 sub start
 {
@@ -54,11 +54,20 @@ sub start
 		env => $args{env} // {},
 		command => [ $args{program} // $class->program('fraudbridge'),
 			'--brokers', $args{brokers} // $kafka->address,
-			'--dbname', $args{dbname} // $server->connstr,
+			'--dbname', $args{dbname} // $server->connstr(
+				$args{user} ? (user => $args{user}) : ()),
 			@{ $args{options} // [] } ]);
 	$self->{server} = $server;
 	$self->{kafka} = $kafka;
 	return $self;
+}
+
+# Starts one for its sinks alone, which needs no Kafka
+sub forward
+{
+	my ($class, $server, %args) = @_;
+	return $class->start($server, undef, brokers => 'none:1', %args,
+		options => [ '--only=forward', @{ $args{options} // [] } ]);
 }
 
 # Runs one to its end: (exit code, log)

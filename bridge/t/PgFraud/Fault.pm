@@ -50,6 +50,13 @@ sub _ended
 	return 1;
 }
 
+# For kill_at: makes so many frauds
+sub frauds
+{
+	my ($server, $count) = @_;
+	return sub { $server->sql("INSERT INTO payments SELECT g, 1000 FROM generate_series(1, $count) AS g") };
+}
+
 # For kill_at: is there nothing left to send?
 sub all_sent
 {

@@ -43,7 +43,7 @@ sub forward
 {
 	my ($self, %env) = @_;
 	return PgFraud::Bridge->run($self->{server}, undef, brokers => 'none:1',
-		dbname => $self->{server}->connstr(user => 'bridge'),
+		user => 'bridge',
 		env => { %{ $self->{bigquery}->env }, %env },
 		options => [ '--only=forward', '--exit-at-end' ]);
 }
