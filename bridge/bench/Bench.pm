@@ -313,6 +313,7 @@ sub start_server
 		unix_socket_directories = '$run'
 		shared_buffers = 1GB
 		max_wal_size = 8GB
+		min_wal_size = 1GB
 		checkpoint_timeout = 1h
 		autovacuum = off
 		END
