@@ -331,8 +331,8 @@ alert_wanted(RuleSet *rs, TupleTableSlot *slot, int64 *id, Epoch **epoch)
  * Fill in the alert of a row as it is stored.
  */
 static void
-alert_fill(RuleSet *rs, TupleTableSlot *slot, int64 id, Epoch *epoch,
-		   TimestampTz detected)
+alert_fill(RuleSet *rs, TupleTableSlot *slot, Jsonb *row, int64 id,
+		   Epoch *epoch, TimestampTz detected)
 {
 	TupleTableSlot *alert = alerts_next();
 	Datum		   *values = alert->tts_values;
@@ -351,7 +351,7 @@ alert_fill(RuleSet *rs, TupleTableSlot *slot, int64 id, Epoch *epoch,
 	values[ALERT_ID] = Int64GetDatum(id);
 	values[ALERT_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	values[ALERT_TABLE_NAME] = epoch->table_name;
-	values[ALERT_TRANSACTION] = JsonbPGetDatum(row_to_jsonb(rs, slot));
+	values[ALERT_TRANSACTION] = JsonbPGetDatum(row);
 	values[ALERT_RULE_VERSIONS] = rule_versions(epoch, rules);
 	nulls[ALERT_OCCURRED_AT] = !ruleset_event_time(rs, slot, &occurred);
 	values[ALERT_OCCURRED_AT] = TimestampTzGetDatum(occurred);
@@ -361,16 +361,15 @@ alert_fill(RuleSet *rs, TupleTableSlot *slot, int64 id, Epoch *epoch,
 }
 
 /*
- * Write the alerts of those rows, just stored, that were found to be frauds.
+ * The rows of alerts to come as jsonb, NULL in the place of others; NULL if
+ * there are none.  A cast of the user's may run for it, and lead to another
+ * row that is a fraud: so no alert is half done meanwhile.
  */
-void
-ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
+static Jsonb **
+alert_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 {
-	MemoryContext old = NULL;
-	TimestampTz	  now = 0;
+	Jsonb **rows = NULL;
 
-	if (first_drawn == 0 || !ruleset_has_marks(rs))
-		return;
 	for (int i = 0; i < nslots; i++)
 	{
 		Epoch *epoch;
@@ -378,16 +377,39 @@ ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
 
 		if (!alert_wanted(rs, slots[i], &id, &epoch))
 			continue;
-		if (old == NULL)
-		{
-			old = alerts_begin();
-			batch_hash_begin(old);
-			now = GetCurrentTimestamp();
-		}
-		alert_fill(rs, slots[i], id, epoch, now);
+		if (rows == NULL)
+			rows = palloc0(sizeof(Jsonb *) * nslots);
+		rows[i] = row_to_jsonb(rs, slots[i]);
 	}
-	if (old == NULL)
+	return rows;
+}
+
+/*
+ * Write the alerts of those rows, just stored, that were found to be frauds.
+ */
+void
+ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots)
+{
+	MemoryContext old;
+	TimestampTz	  now;
+	Jsonb		**rows;
+
+	if (first_drawn == 0 || !ruleset_has_marks(rs))
 		return;
+	rows = alert_rows(rs, slots, nslots);
+	if (rows == NULL)
+		return;
+	old = alerts_begin();
+	batch_hash_begin(old);
+	now = GetCurrentTimestamp();
+	for (int i = 0; i < nslots; i++)
+	{
+		Epoch *epoch;
+		int64  id;
+
+		if (rows[i] != NULL && alert_wanted(rs, slots[i], &id, &epoch))
+			alert_fill(rs, slots[i], rows[i], id, epoch, now);
+	}
 	alerts_store();
 	batch_hash_end();
 	MemoryContextSwitchTo(old);
@@ -402,6 +424,19 @@ is_ledger_trigger(const Trigger *trigger)
 	return TRIGGER_FOR_ROW(trigger->tgtype) &&
 		   TRIGGER_FOR_AFTER(trigger->tgtype) &&
 		   trigger->tgfoid == fraud_function("ledger", 0, NULL);
+}
+
+/*
+ * Does a trigger fire, as this session replicates or does not?
+ */
+bool
+trigger_fires(const Trigger *trigger)
+{
+	return trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
+		   trigger->tgenabled ==
+			   (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA
+					? TRIGGER_FIRES_ON_REPLICA
+					: TRIGGER_FIRES_ON_ORIGIN);
 }
 
 /*
@@ -428,11 +463,7 @@ ledger_take_over(ResultRelInfo *info)
 			others = true;
 			continue;
 		}
-		ours |= trigger->tgenabled == TRIGGER_FIRES_ALWAYS ||
-				trigger->tgenabled ==
-					(SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA
-						 ? TRIGGER_FIRES_ON_REPLICA
-						 : TRIGGER_FIRES_ON_ORIGIN);
+		ours |= trigger_fires(trigger);
 		/* info has a copy of its own */
 		trigger->tgenabled = TRIGGER_DISABLED;
 	}

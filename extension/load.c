@@ -160,8 +160,7 @@ trigger_obstacle(Relation rel)
 			continue;
 		if (trigger->tgfoid != mark)
 			return "it has a BEFORE ROW trigger";
-		ours = trigger->tgenabled == TRIGGER_FIRES_ON_ORIGIN ||
-			   trigger->tgenabled == TRIGGER_FIRES_ALWAYS;
+		ours = trigger_fires(trigger);
 	}
 	return ours ? NULL : "its marking trigger is missing or disabled";
 }

@@ -400,6 +400,7 @@ extern void	 ledger_set_forward(bool value);
  * order.  False: the trigger is not there or disabled, hand over nothing.
  */
 extern bool ledger_take_over(ResultRelInfo *info);
+extern bool trigger_fires(const Trigger *trigger);
 extern void ledger_rows(RuleSet *rs, TupleTableSlot **slots, int nslots);
 
 /* ---- batch.c: Kafka's records, as the bridge brings them ---- */

@@ -101,6 +101,26 @@ SELECT fraud.add_rule('odd', 'all', 'true');
 INSERT INTO odd VALUES (1, '{"a": 1}', 'fine'), (2, '"\u0000"', 'fine'), (3, '{"a": 3}', 'not');
 SELECT transaction FROM fraud.alerts WHERE table_name = 'ledger.odd' ORDER BY id;
 
+-- one that leads to other frauds, in the middle of an alert: each has its own
+CREATE TYPE leads AS ENUM ('on');
+CREATE TABLE further (id int, note text);
+CREATE TABLE led (id int, note text, l leads);
+SELECT fraud.watch('further'), fraud.watch('led');
+SELECT fraud.add_rule('further', 'all', 'true', score => 2), fraud.add_rule('led', 'all', 'true');
+CREATE FUNCTION leads_json(leads) RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO ledger.further SELECT g, repeat('y', 1000) FROM generate_series(1, 100) AS g;
+    RETURN '"on"';
+END $$;
+CREATE CAST (leads AS json) WITH FUNCTION leads_json(leads);
+INSERT INTO led SELECT g, repeat('x', 1000), 'on' FROM generate_series(1, 3) AS g;
+SELECT fraud.load_packed('led', '{l,id}', 'Ltt', string_agg('\x01020000006f6e000101000000310000'::bytea, ''))
+  FROM generate_series(1, 150);
+SELECT table_name, count(*), count(DISTINCT event_id), min(rules::text), max(score), max(length(transaction ->> 'note')) AS length, max(transaction ->> 'l') AS l
+  FROM fraud.alerts WHERE table_name IN ('ledger.led', 'ledger.further') GROUP BY 1 ORDER BY 1;
+SELECT count(*) FROM (TABLE further UNION ALL SELECT id, note, is_fraud, fraud_score, fraud_rules, fraud_alert_id FROM led) AS t
+  LEFT JOIN fraud.alerts AS a ON a.id = t.fraud_alert_id WHERE a.id IS NULL;
+
 -- values that are too long for a row's JSON are left out, the row and its alert stay
 CREATE TABLE long (id int, t text, j json, b bytea, short text);
 SELECT fraud.watch('long');
