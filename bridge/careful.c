@@ -148,8 +148,7 @@ empty_probe(Careful *c)
 		buf_reset(&w->expect);
 		writer_command(w, '.',
 					   "ROLLBACK TO SAVEPOINT fraud_probe; "
-					   "RELEASE SAVEPOINT fraud_probe; %s",
-					   w->begin.data);
+					   "RELEASE SAVEPOINT fraud_probe");
 		if (writer_flush(w) != WRITE_OK)
 			return false;
 	}
@@ -157,7 +156,7 @@ empty_probe(Careful *c)
 	return ok;
 }
 
-/* Undo the stretch; the server forgets whose records come then */
+/* Undo the stretch; the fence before it stays, and whose records come */
 static bool
 undo_stretch(Careful *c)
 {
@@ -172,8 +171,7 @@ undo_stretch(Careful *c)
 	w->ndead = 0;
 	writer_command(w, '.',
 				   "ROLLBACK TO SAVEPOINT fraud_careful; "
-				   "RELEASE SAVEPOINT fraud_careful; %s",
-				   w->begin.data);
+				   "RELEASE SAVEPOINT fraud_careful");
 	if (pg_lost(w->conn) || writer_flush(w) != WRITE_OK)
 		return false;
 	w->error = err;

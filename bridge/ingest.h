@@ -204,7 +204,6 @@ typedef struct Writer
 	Buffer pending; /* statements not sent yet */
 	Buffer expect;	/* one byte for each: what it must answer */
 	Buffer fences;	/* the partitions of the fences among them */
-	Buffer begin;	/* begin_batch of the partition at hand */
 
 	Buffer	  rows; /* COPY text, not sent yet */
 	uint64_t *set;	/* columns of the row just made */
@@ -249,6 +248,16 @@ extern bool		   load_worthwhile(const Writer *writer, const Items *items);
 extern WriteResult load_stream(Writer *writer, const Items *items);
 extern WriteResult load_wait(Writer *writer);
 extern bool		   load_pack(Writer *writer, const Items *items);
+
+/* ---- fence.c: a partition's position moves, or there is no batch ---- */
+
+#define FENCE_ARGUMENTS 11
+
+extern void fence_gather(Writer *writer, const char *topic,
+						 const char *cluster_id, const Move *move);
+extern bool fence_send(Writer *writer, const char *statement, const char *topic,
+					   const char *cluster_id, const Move *move);
+extern bool fence_holds(Writer *writer, size_t statement);
 
 /* ---- pipeline.c: a small batch in one request ---- */
 extern WriteResult pipeline_write(Writer *writer, const char *topic,

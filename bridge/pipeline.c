@@ -4,7 +4,7 @@
  *
  * Its statements are prepared once for a connection and go out one after the
  * other, up to COMMIT, before any is answered: the lane waits for the server
- * once.  The first that fails, be it a fence that moves no position, has the
+ * once.  The first that fails, be it a fence that holds us off, has the
  * server skip all that follow, COMMIT among them.  Then the batch is rolled
  * back, and written again in the way that finds the guilty records.
  *
@@ -12,12 +12,8 @@
  */
 #include "ingest.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-
-/* What fraud.begin_batch() says of a position that is not where it should be */
-#define FENCED "PF001"
 
 typedef struct Prepared
 {
@@ -28,28 +24,13 @@ typedef struct Prepared
 /* The statements' names are what shows in a log of the network */
 static const Prepared begin = {"BEGIN", "BEGIN"};
 static const Prepared fence = {
-	"UPDATE fraud.offsets",
-	"WITH moved AS (UPDATE fraud.offsets SET next_offset = $6::bigint, "
-	"updated_at = pg_catalog.clock_timestamp(), "
-	"last_offset = COALESCE($7::bigint, last_offset), "
-	"last_timestamp = COALESCE($8::bigint, last_timestamp), "
-	"last_hash = COALESCE($9::bytea, last_hash), "
-	"end_offset = COALESCE($10::bigint, end_offset), "
-	"end_seen_at = CASE WHEN $10 IS NULL THEN end_seen_at "
-	"ELSE pg_catalog.clock_timestamp() END "
-	"WHERE source = $1::text AND kafka_partition = $3::int "
-	"AND next_offset = $5::bigint AND owner = $11::uuid RETURNING 1) "
-	"SELECT fraud.begin_batch($1::text, $2::text, $3::int, $4::text, "
-	"(SELECT pg_catalog.count(*) FROM moved))"};
+	"fraud.begin_batch",
+	"SELECT fraud.begin_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"};
 static const Prepared load = {
 	"fraud.load_packed",
 	"SELECT fraud.load_packed($1::regclass, $2::text[], $3::text, $4::bytea)"};
-static const Prepared constraints = {"SET CONSTRAINTS",
-									 "SET CONSTRAINTS ALL IMMEDIATE"};
-static const Prepared unjudged = {"fraud.keep_unjudged",
-								  "SELECT fraud.keep_unjudged()"};
-static const Prepared alerts = {"fraud.batch_alerts",
-								"SELECT fraud.batch_alerts()"};
+static const Prepared end = {"fraud.end_batch",
+							 "SELECT fraud.end_batch($1::boolean)"};
 static const Prepared commit = {"COMMIT", "COMMIT"};
 
 /* Note what went wrong */
@@ -64,8 +45,7 @@ failed(Writer *writer, const PGresult *res)
 static bool
 prepare(Writer *writer)
 {
-	static const Prepared *const all[] = {
-		&begin, &fence, &load, &constraints, &unjudged, &alerts, &commit};
+	static const Prepared *const all[] = {&begin, &fence, &load, &end, &commit};
 
 	for (size_t i = 0; !writer->prepared && i < lengthof(all); i++)
 	{
@@ -103,49 +83,6 @@ send_plain(Writer *writer, char expect, const Prepared *statement)
 	return send_one(writer, expect, statement, 0, NULL, NULL, NULL);
 }
 
-/* Send a partition's fence */
-static bool
-send_fence(Writer *writer, const char *topic, const char *cluster_id,
-		   const Move *move)
-{
-	static const int formats[11] = {[8] = 1};
-	static const int lengths[11] = {[8] = RECORD_HASH_SIZE};
-	char			 partition[16];
-	char			 number[5][32];
-	const char		*values[11] = {writer->source->config.name,
-								   topic,
-								   partition,
-								   cluster_id,
-								   number[0],
-								   number[1],
-								   NULL,
-								   NULL,
-								   NULL,
-								   NULL,
-								   bridge_instance()};
-
-	snprintf(partition, sizeof(partition), "%d", move->partition);
-	snprintf(number[0], sizeof(number[0]), "%lld", (long long) move->from);
-	snprintf(number[1], sizeof(number[1]), "%lld", (long long) move->to);
-	if (move->has_last)
-	{
-		snprintf(number[2], sizeof(number[2]), "%lld",
-				 (long long) move->last_offset);
-		snprintf(number[3], sizeof(number[3]), "%lld",
-				 (long long) move->last_timestamp);
-		values[6] = number[2];
-		values[7] = number[3];
-		values[8] = (const char *) move->last_hash;
-	}
-	if (move->end >= 0)
-	{
-		snprintf(number[4], sizeof(number[4]), "%lld", (long long) move->end);
-		values[9] = number[4];
-	}
-	return send_one(writer, 'F', &fence, lengthof(values), values, lengths,
-					formats);
-}
-
 /* Send the rows of all partitions */
 static bool
 send_rows(Writer *writer)
@@ -161,6 +98,15 @@ send_rows(Writer *writer)
 					formats);
 }
 
+/* Send what is left to do before COMMIT */
+static bool
+send_end(Writer *writer)
+{
+	const char *keep = writer->source->config.branched ? "true" : "false";
+
+	return send_one(writer, 'A', &end, 1, &keep, NULL, NULL);
+}
+
 /* Send all of the transaction */
 static bool
 send_all(Writer *writer, const char *topic, const char *cluster_id,
@@ -169,35 +115,23 @@ send_all(Writer *writer, const char *topic, const char *cluster_id,
 	bool ok = send_plain(writer, '.', &begin);
 
 	for (int i = 0; ok && i < nmoves; i++)
-		ok = send_fence(writer, topic, cluster_id, &moves[i]);
-	ok = ok && send_rows(writer) && send_plain(writer, '.', &constraints);
-	if (writer->source->config.branched)
-		ok = ok && send_plain(writer, '.', &unjudged);
-	ok = ok && send_plain(writer, 'A', &alerts) &&
+		ok = fence_send(writer, fence.name, topic, cluster_id, &moves[i]);
+	ok = ok && send_rows(writer) && send_end(writer) &&
 		 send_plain(writer, 'C', &commit);
 	if (ok && PQpipelineSync(writer->conn) != 1)
 		return failed(writer, NULL);
 	return ok;
 }
 
-/*
- * Take the next statement's answer.  False: it was not the expected one;
- * fenced says whether it is the fence that has failed.
- */
+/* Take the next statement's answer.  False: it was not the expected one. */
 static bool
-take_answer(Writer *writer, char expect, bool *fenced)
+take_answer(Writer *writer, char expect)
 {
 	PGresult	  *res = PQgetResult(writer->conn);
 	ExecStatusType status = PQresultStatus(res);
 	bool		   ok = status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
 
-	if (!ok)
-	{
-		failed(writer, res);
-		*fenced = expect == 'F' && strcmp(writer->error.sqlstate, FENCED) == 0;
-	}
-	else if (expect != 'F')
-		ok = writer_expected(writer, res, expect);
+	ok = ok ? writer_expected(writer, res, expect) : failed(writer, res);
 	PQclear(res);
 	/* what ends it */
 	if (!pg_lost(writer->conn))
@@ -207,20 +141,11 @@ take_answer(Writer *writer, char expect, bool *fenced)
 
 /* Read the answers to all that was sent */
 static WriteResult
-take_answers(Writer *writer, const Move *moves)
+take_answers(Writer *writer)
 {
-	bool fenced = false;
-
 	for (size_t i = 0; i < writer->expect.len; i++)
-	{
-		char expect = writer->expect.data[i];
-
-		if (expect == 'F')
-			writer->fenced_partition = (moves++)->partition;
-		if (take_answer(writer, expect, &fenced))
-			continue;
-		return fenced ? WRITE_FENCED : WRITE_ERROR;
-	}
+		if (!take_answer(writer, writer->expect.data[i]))
+			return fence_holds(writer, i) ? WRITE_FENCED : WRITE_ERROR;
 	return WRITE_OK;
 }
 
@@ -286,11 +211,13 @@ pipeline_write(Writer *writer, const char *topic, const char *cluster_id,
 		return WRITE_ERROR;
 	}
 	buf_reset(&writer->expect);
+	buf_reset(&writer->fences);
 	sent = send_all(writer, topic, cluster_id, moves, nmoves);
 	if (sent)
-		result = take_answers(writer, moves);
+		result = take_answers(writer);
 	leave(writer, sent);
 	buf_reset(&writer->expect);
+	buf_reset(&writer->fences);
 	/* not for this table */
 	if (result == WRITE_ERROR && strcmp(writer->error.sqlstate, "0A000") == 0)
 		writer->loadable = false;

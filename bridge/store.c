@@ -2,11 +2,11 @@
  * store.c
  *		A batch in one transaction: positions, rows, dead letters.
  *
- * The first statement moves the position from where we know it to be, in a
- * row that names us: whoever has lost the partition changes no row by it and
- * rolls back.  A COMMIT whose answer is lost needs no care of its own: the
- * connection is lost with it, and whoever takes the partition next waits for
- * the lock, that is for the old backend's end, and reads what became of it.
+ * The fence (fence.c) comes first: whoever has lost the partition is refused
+ * by it and rolls back.  A COMMIT whose answer is lost needs no care of its
+ * own: the connection is lost with it, and whoever takes the partition next
+ * waits for the lock, that is for the old backend's end, and reads what became
+ * of it.
  *
  * A small batch goes whole, by one request (pipeline.c); a larger one, and one
  * that was refused, goes piece by piece.
@@ -77,55 +77,12 @@ plan_move(const Lane *lane, Partition *part, Move *move)
 	return true;
 }
 
-/* Gather the fence and what the extension has to know */
+/* Gather the fence of a partition */
 static void
 begin_partition(Lane *lane, const Move *move)
 {
-	Buffer sql;
-
-	lane->writer.partition = move->partition;
-	buf_init(&sql);
-	buf_printf(&sql,
-			   "UPDATE fraud.offsets SET next_offset = %lld, updated_at "
-			   "= pg_catalog.clock_timestamp()",
-			   (long long) move->to);
-	if (move->has_last)
-	{
-		buf_printf(&sql,
-				   ", last_offset = %lld, last_timestamp = %lld, "
-				   "last_hash = '\\x",
-				   (long long) move->last_offset,
-				   (long long) move->last_timestamp);
-		buf_append_hex(&sql, move->last_hash, sizeof(move->last_hash));
-		buf_append_str(&sql, "'");
-	}
-	if (move->end >= 0)
-		buf_printf(&sql,
-				   ", end_offset = %lld, end_seen_at = "
-				   "pg_catalog.clock_timestamp()",
-				   (long long) move->end);
-	buf_append_str(&sql, " WHERE source = ");
-	pg_append_literal(&sql, lane->source->config.name);
-	buf_printf(&sql,
-			   " AND kafka_partition = %d AND next_offset = %lld AND owner = "
-			   "'%s'::uuid",
-			   move->partition, (long long) move->from, bridge_instance());
-	writer_command(&lane->writer, 'F', "%s", sql.data);
-	buf_append(&lane->writer.fences, &move->partition, sizeof(move->partition));
-	buf_free(&sql);
-	if (move->has_last)
-		writer_partition(&lane->writer, lane->source->config.topic,
-						 move->partition, lane->cluster_id);
-}
-
-/* No row has carried the fence, maybe: see then whether it holds */
-static WriteResult
-check_fences(Writer *writer, WriteResult result)
-{
-	if (result == WRITE_OK && writer->expect.len > 0 &&
-		memchr(writer->expect.data, 'F', writer->expect.len) != NULL)
-		result = writer_flush(writer);
-	return result;
+	fence_gather(&lane->writer, lane->source->config.topic, lane->cluster_id,
+				 move);
 }
 
 /* Write the partitions' records one after the other */
@@ -145,7 +102,6 @@ write_each(Lane *lane, bool careful)
 		begin_partition(lane, &move);
 		result = careful ? careful_write(&lane->writer, &items)
 						 : writer_stream(&lane->writer, &items);
-		result = check_fences(&lane->writer, result);
 	}
 	return result;
 }
@@ -180,8 +136,7 @@ write_merged(Lane *lane, WriteResult *result)
 			begin_partition(lane, &move);
 	}
 	if (packed)
-		*result =
-			check_fences(&lane->writer, writer_stream(&lane->writer, &items));
+		*result = writer_stream(&lane->writer, &items);
 	free(items.arg);
 	return packed;
 }
@@ -209,13 +164,11 @@ write_pieces(Lane *lane, bool careful, int64_t *written)
 	*written = now_us();
 	if (result == WRITE_OK)
 	{
-		writer_command(&lane->writer, '.', "SET CONSTRAINTS ALL IMMEDIATE");
-		if (lane->source->config.branched)
-			writer_command(&lane->writer, '.', "SELECT fraud.keep_unjudged()");
-		writer_command(&lane->writer, 'A', "SELECT fraud.batch_alerts()");
+		writer_command(&lane->writer, 'A', "SELECT fraud.end_batch(%s)",
+					   lane->source->config.branched ? "true" : "false");
 		writer_command(&lane->writer, 'C', "COMMIT");
+		/* a fence that no rows have carried is among them */
 		result = writer_flush(&lane->writer);
-		/* SET CONSTRAINTS is among them: its failure comes first */
 	}
 	return result;
 }

@@ -45,7 +45,6 @@ writer_free(Writer *writer)
 	buf_free(&writer->pending);
 	buf_free(&writer->expect);
 	buf_free(&writer->fences);
-	buf_free(&writer->begin);
 	buf_free(&writer->rows);
 	buf_free(&writer->load_columns);
 	buf_free(&writer->load_kinds);
@@ -70,8 +69,9 @@ writer_connected(Writer *writer, PGconn *conn)
 }
 
 /*
- * Gather a statement.  expect says what it must answer: '.' anything, 'F'
- * one row changed (the fence), 'C' that the transaction was committed.
+ * Gather a statement.  expect says what it must answer: '.' anything, 'F' no
+ * error, as it is a fence, 'A' the number of alerts, 'C' that the transaction
+ * was committed.
  */
 void
 writer_command(Writer *writer, char expect, const char *fmt, ...)
@@ -99,23 +99,24 @@ writer_command(Writer *writer, char expect, const char *fmt, ...)
 	buf_append_char(&writer->expect, expect);
 }
 
-/* Tell the server whose records come now, and from where */
+/* Tell the server whose record comes now, and from where; no position moves */
 void
 writer_partition(Writer *writer, const char *topic, int32_t partition,
 				 const char *cluster_id)
 {
-	const SourceConfig *config = &writer->source->config;
+	Buffer sql;
 
 	writer->partition = partition;
-	buf_reset(&writer->begin);
-	buf_append_str(&writer->begin, "SELECT fraud.begin_batch(");
-	pg_append_literal(&writer->begin, config->name);
-	buf_append_str(&writer->begin, ", ");
-	pg_append_literal(&writer->begin, topic);
-	buf_printf(&writer->begin, ", %d, ", partition);
-	pg_append_literal(&writer->begin, cluster_id);
-	buf_append_str(&writer->begin, ")");
-	writer_command(writer, '.', "%s", writer->begin.data);
+	buf_init(&sql);
+	buf_append_str(&sql, "SELECT fraud.begin_batch(");
+	pg_append_literal(&sql, writer->source->config.name);
+	buf_append_str(&sql, ", ");
+	pg_append_literal(&sql, topic);
+	buf_printf(&sql, ", %d, ", partition);
+	pg_append_literal(&sql, cluster_id);
+	buf_append_str(&sql, ")");
+	writer_command(writer, '.', "%s", sql.data);
+	buf_free(&sql);
 }
 
 /* Read results until there are no more */
@@ -140,12 +141,6 @@ drain_results(PGconn *conn)
 bool
 writer_expected(Writer *writer, const PGresult *res, char expect)
 {
-	if (expect == 'F' && strcmp(PQcmdTuples((PGresult *) res), "1") != 0)
-	{
-		memset(&writer->error, 0, sizeof(writer->error));
-		writer->fenced_partition = writer->partition;
-		return false;
-	}
 	if (expect == 'A')
 		writer->tally.alerts = strtoll(PQgetvalue(res, 0, 0), NULL, 10);
 	if (expect == 'C' && strcmp(PQcmdStatus((PGresult *) res), "COMMIT") != 0)
@@ -158,20 +153,6 @@ writer_expected(Writer *writer, const PGresult *res, char expect)
 		return false;
 	}
 	return true;
-}
-
-/* The partition whose fence is the statement of that number */
-static int32_t
-fence_partition(const Writer *writer, size_t statement)
-{
-	size_t	at = 0;
-	int32_t partition;
-
-	for (size_t i = 0; i < statement; i++)
-		if (writer->expect.data[i] == 'F')
-			at += sizeof(partition);
-	memcpy(&partition, writer->fences.data + at, sizeof(partition));
-	return partition;
 }
 
 /*
@@ -201,18 +182,12 @@ read_answers(Writer *writer, bool copy)
 			if (result == WRITE_OK)
 			{
 				pg_error_get(writer->conn, res, &writer->error);
-				result = WRITE_ERROR;
+				result = fence_holds(writer, n) ? WRITE_FENCED : WRITE_ERROR;
 			}
 		}
-		else if (result == WRITE_OK && n < writer->expect.len)
-		{
-			char expect = writer->expect.data[n];
-
-			if (!writer_expected(writer, res, expect))
-				result = expect == 'F' ? WRITE_FENCED : WRITE_ERROR;
-			if (result == WRITE_FENCED)
-				writer->fenced_partition = fence_partition(writer, n);
-		}
+		else if (result == WRITE_OK && n < writer->expect.len &&
+				 !writer_expected(writer, res, writer->expect.data[n]))
+			result = WRITE_ERROR;
 		n++;
 		PQclear(res);
 		if (pg_lost(writer->conn))

@@ -12,6 +12,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "common/cryptohash.h"
 #include "common/hashfn.h"
 #include "common/sha2.h"
@@ -27,9 +28,6 @@
 #include "utils/uuid.h"
 
 #include "pg_fraud.h"
-
-/* A position that was to be moved was not */
-#define ERRCODE_FENCED MAKE_SQLSTATE('P', 'F', '0', '0', '1')
 
 struct Unjudged;
 
@@ -77,12 +75,10 @@ static int64  batch_alerts = 0;
 static int64 *batch_saved = NULL; /* by nest level: as it began */
 static int	  batch_levels = 0;	  /* room of batch_saved */
 
-PG_FUNCTION_INFO_V1(fraud_batch_alerts);
 PG_FUNCTION_INFO_V1(fraud_batch_judges);
 PG_FUNCTION_INFO_V1(fraud_begin_batch);
-PG_FUNCTION_INFO_V1(fraud_begin_moved_batch);
+PG_FUNCTION_INFO_V1(fraud_end_batch);
 PG_FUNCTION_INFO_V1(fraud_hold_batches);
-PG_FUNCTION_INFO_V1(fraud_keep_unjudged);
 
 /* ---- state of the transaction ---- */
 
@@ -333,13 +329,12 @@ fraud_batch_judges(PG_FUNCTION_ARGS)
 }
 
 /*
- * fraud.keep_unjudged(): leave verdicts for the rows of this transaction that
- * fraud.begin_batch announced and nobody judged, by ranges of offsets.  What
- * lies in a range and has neither an alert nor a dead letter counts as part of
- * it.
+ * Leave verdicts for the rows of this transaction that fraud.begin_batch
+ * announced and nobody judged, by ranges of offsets.  What lies in a range and
+ * has neither an alert nor a dead letter counts as part of it.
  */
-Datum
-fraud_keep_unjudged(PG_FUNCTION_ARGS)
+static void
+keep_unjudged(void)
 {
 	static const char sql[] =
 		"INSERT INTO fraud.verdicts AS v (source, kafka_partition, "
@@ -347,11 +342,8 @@ fraud_keep_unjudged(PG_FUNCTION_ARGS)
 		"ON CONFLICT (source, kafka_partition, kafka_offset) DO UPDATE SET "
 		"until_offset = GREATEST(v.until_offset, excluded.until_offset), "
 		"is_fraud = NULL";
-	Oid	  types[] = {TEXTOID, INT4OID, INT8OID, INT8OID};
-	int64 count = 0;
+	Oid types[] = {TEXTOID, INT4OID, INT8OID, INT8OID};
 
-	if (likely(unjudged == NULL))
-		PG_RETURN_INT64(0);
 	SPI_connect();
 	for (; unjudged != NULL; unjudged = unjudged->previous)
 	{
@@ -361,20 +353,24 @@ fraud_keep_unjudged(PG_FUNCTION_ARGS)
 
 		SPI_execute_with_args(sql, lengthof(values), types, values, NULL, false,
 							  0);
-		count++;
 	}
 	SPI_finish();
 	batch_unjudged_open = false;
-	PG_RETURN_INT64(count);
 }
 
 /*
- * fraud.batch_alerts(): how many alerts this transaction has written of rows
+ * fraud.end_batch(keep): what is left to do when all rows are written, before
+ * COMMIT.  Deferred constraints are judged, verdicts kept for the branch, if
+ * there is one.  Returns how many alerts this transaction has written of rows
  * that fraud.begin_batch announced.
  */
 Datum
-fraud_batch_alerts(PG_FUNCTION_ARGS)
+fraud_end_batch(PG_FUNCTION_ARGS)
 {
+	/* SET CONSTRAINTS ALL IMMEDIATE */
+	AfterTriggerSetState(makeNode(ConstraintsSetStmt));
+	if (PG_GETARG_BOOL(0) && unjudged != NULL)
+		keep_unjudged();
 	PG_RETURN_INT64(batch_alerts);
 }
 
@@ -425,12 +421,12 @@ source_branches(text *source)
 }
 
 /*
- * Are two texts the same, byte by byte?
+ * Is the text the one that was kept, byte by byte?
  */
 static bool
-same_text(Datum a, Datum b)
+same_text(text *value, Datum kept)
 {
-	return datumIsEqual(a, b, false, -1);
+	return datum_image_eq(PointerGetDatum(value), kept, false, -1);
 }
 
 /*
@@ -454,17 +450,23 @@ partition_announce(int32 number)
 }
 
 /*
+ * The text as a datum that lasts to the end of the transaction.
+ */
+static Datum
+keep_text(text *value)
+{
+	return PointerGetDatum(datumCopy(PointerGetDatum(value), false, -1));
+}
+
+/*
  * Rows of this transaction that follow come from there, besides those of other
  * partitions of the same topic that were announced before.
  */
-static void
-begin_batch(FunctionCallInfo fcinfo)
+void
+batch_begin(text *source, text *topic, int32 partition, text *cluster)
 {
 	int			  level = GetCurrentTransactionNestLevel();
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-	Datum		  source = PointerGetDatum(PG_GETARG_TEXT_P_COPY(0));
-	Datum		  topic = PointerGetDatum(PG_GETARG_TEXT_P_COPY(1));
-	Datum		  cluster = PointerGetDatum(PG_GETARG_TEXT_P_COPY(3));
 
 	if (!provenance.active || provenance.level != level ||
 		!same_text(source, provenance.source) ||
@@ -472,47 +474,27 @@ begin_batch(FunctionCallInfo fcinfo)
 		!same_text(cluster, provenance.cluster))
 	{
 		provenance.active = false;
-		provenance.branched = source_branches(DatumGetTextPP(source));
-		provenance.source = source;
-		provenance.topic = topic;
-		provenance.cluster = cluster;
+		provenance.branched = source_branches(source);
+		provenance.source = keep_text(source);
+		provenance.topic = keep_text(topic);
+		provenance.cluster = keep_text(cluster);
 		provenance.partitions = NULL;
 		provenance.level = level;
 	}
-	partition_announce(PG_GETARG_INT32(2));
+	partition_announce(partition);
 	provenance.active = true;
 	MemoryContextSwitchTo(old);
 }
 
 /*
- * fraud.begin_batch(source, topic, partition, cluster)
+ * fraud.begin_batch(source, topic, partition, cluster): of a record that is
+ * stored or tried by itself, no position moves.
  */
 Datum
 fraud_begin_batch(PG_FUNCTION_ARGS)
 {
-	begin_batch(fcinfo);
-	PG_RETURN_VOID();
-}
-
-/*
- * fraud.begin_batch(source, topic, partition, cluster, moved): an error unless
- * just one position has been moved.  Not strict, for an argument that is
- * missing must not pass for one.
- */
-Datum
-fraud_begin_moved_batch(PG_FUNCTION_ARGS)
-{
-	for (int i = 0; i < PG_NARGS(); i++)
-		if (PG_ARGISNULL(i))
-			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-							errmsg("arguments must not be null")));
-	if (PG_GETARG_INT64(4) != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FENCED),
-				 errmsg("the position of partition %d is not where it should "
-						"be, or belongs to another bridge",
-						PG_GETARG_INT32(2))));
-	begin_batch(fcinfo);
+	batch_begin(PG_GETARG_TEXT_PP(0), PG_GETARG_TEXT_PP(1), PG_GETARG_INT32(2),
+				PG_GETARG_TEXT_PP(3));
 	PG_RETURN_VOID();
 }
 

@@ -35,6 +35,8 @@
  *	list_values.c	what is in one, in memory
  *	observe.c	a row's values for people
  *	shape.c		rows -> tuples, short where they end in NULLs
+ *	batch.c		Kafka's records, as the bridge brings them
+ *	position.c	the fence before them
  *	remark.c	stored rows judged again
  *	ask.c		is_fraud, check, explain
  *	backtest.c	a condition over stored rows
@@ -420,6 +422,8 @@ extern void					  batch_alert(struct BatchPartition *partition,
 										  struct pg_uuid_t *uuid, int64 offset, Datum *source,
 										  Datum *topic, bool *branched);
 extern void					  batch_unjudged(RuleSet *rs, TupleTableSlot *slot);
+extern void batch_begin(text *source, text *topic, int32 partition,
+						text *cluster);
 
 /* ---- table.c: the extension's own tables ---- */
 

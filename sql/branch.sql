@@ -85,7 +85,7 @@ SELECT fraud.begin_batch('branch_new', 'branch-new', 0, 'cluster');
 SELECT fraud.begin_batch('branch_new', 'branch-new', 1, 'cluster');
 INSERT INTO payments (id, amount, kafka_partition, kafka_offset)
 VALUES (80, 1, 0, 80), (81, 1, 1, 80), (82, 1, 0, 81), (83, 1, 1, 83), (84, 1, 0, 85);
-SELECT fraud.keep_unjudged();
+SELECT fraud.end_batch(true);
 SELECT kafka_partition, kafka_offset, until_offset FROM fraud.verdicts WHERE source = 'branch_new' ORDER BY 1, 2;
 ROLLBACK;
 SELECT fraud.resume('payments');

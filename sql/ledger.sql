@@ -187,12 +187,12 @@ SAVEPOINT b;
 SELECT fraud.begin_batch('third', 'third-topic', 3, 'cluster-3');
 INSERT INTO stream VALUES (12, 1, 3, 9);
 -- alerts so far, of Kafka's rows; without those that are undone
-SELECT fraud.batch_alerts();
+SELECT fraud.end_batch(false);
 ROLLBACK TO b;
-SELECT fraud.batch_alerts();
+SELECT fraud.end_batch(false);
 INSERT INTO stream VALUES (9, 1, 2, 7);
 COMMIT;
-SELECT fraud.batch_alerts();
+SELECT fraud.end_batch(false);
 INSERT INTO stream VALUES (10, 1, 2, 8);
 SELECT s.id, a.source, a.kafka_topic, a.kafka_partition, a.kafka_offset, substr(a.event_id::text, 15, 1) AS version
   FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id ORDER BY s.id;
@@ -208,23 +208,6 @@ INSERT INTO stream VALUES (11, 99, 0, 101);
 COMMIT;
 SELECT count(DISTINCT a.event_id) FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id WHERE s.id IN (2, 11);
 
--- one position is to be moved before: none, two, or no word of it is an error,
--- and nothing is announced
-SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 0);
-SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 2);
-SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', NULL);
-SELECT fraud.begin_batch(NULL, 'tx-topic', 0, 'cluster-1', 1);
-BEGIN;
-SAVEPOINT before;
-SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 0);
-ROLLBACK TO before;
-INSERT INTO stream VALUES (12, 99, 0, 102);
-SELECT fraud.begin_batch('payments', 'tx-topic', 0, 'cluster-1', 1);
-INSERT INTO stream VALUES (13, 99, 0, 103);
-COMMIT;
-SELECT s.id, a.source, a.kafka_offset FROM stream AS s JOIN fraud.alerts AS a ON a.id = s.fraud_alert_id
- WHERE s.id IN (12, 13) ORDER BY 1;
-
 -- rows of Kafka's that are stored unjudged leave verdicts, by ranges; in other
 -- transactions there is nothing to keep
 SELECT fraud.pause('stream');
@@ -239,8 +222,8 @@ COPY stream (id, amount, kafka_partition, kafka_offset) FROM stdin;
 \.
 -- what was said of a record by itself does not hold
 INSERT INTO fraud.verdicts VALUES ('payments', 1, 7, 8, true);
-SELECT fraud.keep_unjudged();
-SELECT fraud.keep_unjudged();
+SELECT fraud.end_batch(true);
+SELECT fraud.end_batch(true);
 COMMIT;
 SELECT fraud.resume('stream');
 BEGIN;
@@ -251,9 +234,9 @@ SET LOCAL pg_fraud.enabled = on;
 INSERT INTO stream VALUES (28, 1, 2, 2);
 SET LOCAL pg_fraud.enabled = off;
 INSERT INTO stream VALUES (29, 1, 2, 3), (30, 1, 2, 4);
-SELECT fraud.keep_unjudged();
+SELECT fraud.end_batch(true);
 COMMIT;
-SELECT fraud.keep_unjudged();
+SELECT fraud.end_batch(true);
 SELECT * FROM fraud.verdicts ORDER BY kafka_partition, kafka_offset;
 DELETE FROM fraud.verdicts;
 

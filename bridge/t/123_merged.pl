@@ -1,6 +1,6 @@
 # The records of all partitions of a large batch are written together: each is
 # stored once, in its partition's order, its alert knows where it came from, and
-# a fence names the partition that was lost.
+# a fence names the partition that was lost, as it does in the other ways.
 
 use strict;
 use warnings;
@@ -84,15 +84,33 @@ each_once('with bad ones among them', 3);
 $server->sql_is('SELECT kafka_partition, stage, sqlstate FROM fraud.dead_letters ORDER BY 1',
 	"0|insert|23505\n1|decode|22P02\n2|insert|22P02", 'dead letters of their partitions');
 
-foreach my $lost (1, 2)
+# It loses a partition, and has to name it
+sub lose
 {
+	my ($lost, $name) = @_;
 	# without word of it: the bridge finds out by its batch
 	is($bridge->lose_partition('payments', "kafka_partition = $lost", sub {
 			my ($lose) = @_;
 			gather(sub { $lose->(); produce(302) });
-		}), $lost, "the partition that was lost is named: $lost");
+		}), $lost, "$name: the partition that was lost is named: $lost");
 	ok($bridge->wait_caught_up('payments'), 'and taken again') or diag $bridge->log_text;
-	each_once('a fence that held', 3);
+	each_once("$name: a fence that held", 3);
 }
+lose($_, 'merged') foreach 1, 2;
 is($bridge->stop, 0, 'the bridge stops');
+
+# ---- the other ways: one partition after the other, and all in one request ----
+my $most = 1 << 30;
+foreach ([ 'copied', 0, qr/statement: .*SELECT fraud\.begin_batch.*COPY public\.payments/ ],
+	[ 'one request', $most, qr/execute fraud\.begin_batch: / ])
+{
+	my ($name, $whole_to, $sent) = @$_;
+	my $from = length $server->log_text;
+
+	$bridge = PgFraud::Bridge->start($server, $kafka, dbname => $server->connstr(user => 'bridge'),
+		options => [ qw(--only=ingest --workers=1), "--whole-to=$whole_to", "--pack-from=$most" ]);
+	lose($_, $name) foreach 1, 2;
+	is($bridge->stop, 0, 'the bridge stops');
+	like(substr($server->log_text, $from), $sent, "$name: so the batches were sent");
+}
 done_testing();

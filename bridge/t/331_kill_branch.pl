@@ -62,7 +62,7 @@ PgFraud::Fault::kill_at(
 	steps => [
 		# the first of each has the statement prepared
 		[ 'batch in one request', 'fraud.load_packed', 2 ],
-		[ 'position moved', 'UPDATE fraud.offsets SET next_offset', 2, 3 ],
+		[ 'position moved', 'SELECT fraud.begin_batch(', 2, 3 ],
 		[ 'records stored', 'COPY public.payments' ],
 		[ 'batch committed', 'COMMIT', 2, 3 ],
 		[ 'transactional id taken over', 'kafka:22' ],

@@ -75,17 +75,22 @@ CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, 
 COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text) IS
     'Internal: for the bridge; names the partition of Kafka from which the rows of this transaction come';
 
-CREATE FUNCTION fraud.begin_batch(source text, topic text, kafka_partition int, cluster_id text, moved bigint) RETURNS void
+CREATE FUNCTION fraud.begin_batch(
+    source          text,
+    topic           text,
+    kafka_partition int,
+    cluster_id      text,
+    from_offset     bigint,
+    to_offset       bigint,
+    last_offset     bigint,
+    last_timestamp  bigint,
+    last_hash       bytea,
+    end_offset      bigint,
+    owner           uuid) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'fraud_begin_moved_batch';
-COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text, bigint) IS
-    'Internal: for the bridge; the same, and an error unless it has moved just one position';
-
-CREATE FUNCTION fraud.batch_alerts() RETURNS bigint
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'fraud_batch_alerts';
-COMMENT ON FUNCTION fraud.batch_alerts() IS
-    'Internal: for the bridge; alerts that this transaction has written of rows that come from Kafka';
+COMMENT ON FUNCTION fraud.begin_batch(text, text, int, text, bigint, bigint, bigint, bigint, bytea, bigint, uuid) IS
+    'Internal: for the bridge; moves the partition''s position from where it is and then does the same, or raises PF001 when it is elsewhere or another''s';
 
 CREATE FUNCTION fraud.batch_judges(target regclass) RETURNS boolean
     LANGUAGE c STABLE STRICT PARALLEL UNSAFE
@@ -93,11 +98,11 @@ CREATE FUNCTION fraud.batch_judges(target regclass) RETURNS boolean
 COMMENT ON FUNCTION fraud.batch_judges(regclass) IS
     'Internal: for the bridge; whether rows of the table are judged, or that is paused or switched off';
 
-CREATE FUNCTION fraud.keep_unjudged() RETURNS bigint
+CREATE FUNCTION fraud.end_batch(keep_unjudged boolean) RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'fraud_keep_unjudged';
-COMMENT ON FUNCTION fraud.keep_unjudged() IS
-    'Internal: for the bridge; leaves verdicts for rows of this transaction that come from Kafka and were stored unjudged';
+    AS 'MODULE_PATHNAME', 'fraud_end_batch';
+COMMENT ON FUNCTION fraud.end_batch(boolean) IS
+    'Internal: for the bridge; checks deferred constraints, leaves verdicts for rows of this transaction that come from Kafka and were stored unjudged, and counts the alerts it has written of such rows';
 
 CREATE PROCEDURE fraud.remark(
     target  regclass,

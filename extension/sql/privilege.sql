@@ -37,8 +37,8 @@ GRANT SELECT ON fraud.watched, fraud.rules, fraud.rule_versions, fraud.rule_prop
 GRANT EXECUTE ON FUNCTION fraud.rule_diff(regclass, text, int, int),
     fraud.get_version(text, text, int, int) TO fraud_reader;
 GRANT EXECUTE ON FUNCTION fraud.begin_batch(text, text, int, text),
-    fraud.begin_batch(text, text, int, text, bigint), fraud.batch_alerts(),
-    fraud.batch_judges(regclass), fraud.keep_unjudged(), fraud.fold_counters(),
+    fraud.begin_batch(text, text, int, text, bigint, bigint, bigint, bigint, bytea, bigint, uuid),
+    fraud.end_batch(boolean), fraud.batch_judges(regclass), fraud.fold_counters(),
     fraud.load_packed(regclass, text[], text, bytea),
     fraud.load_obstacle(regclass)
     TO fraud_bridge;
