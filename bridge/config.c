@@ -24,6 +24,7 @@ config_free(SourceConfig *config)
 	{
 		free((char *) config->columns[i].name);
 		free((char *) config->columns[i].type_name);
+		free((char *) config->columns[i].default_text);
 	}
 	free(config->columns);
 	for (int i = 0; i < config->nkey_columns; i++)
@@ -72,10 +73,11 @@ load_columns(PGconn *conn, PgError *err, SourceConfig *config, Buffer *version,
 		"AS b JOIN pg_type AS t ON t.oid = b.typbasetype WHERE b.typtype = "
 		"'d') SELECT a.attname, format_type(a.atttypid, a.atttypmod), "
 		"a.atttypid, b.oid, CASE WHEN b.typcategory = 'A' THEN b.typelem "
-		"ELSE 0 END, b.typcategory, a.attnotnull, a.atthasdef AND "
-		"a.attgenerated = '', a.attgenerated <> '', a.attidentity <> '' FROM "
-		"pg_attribute AS a JOIN base AS b ON b.attnum = a.attnum AND "
-		"b.typtype <> 'd' WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT "
+		"ELSE 0 END, b.typcategory, a.attnotnull, CASE a.attgenerated WHEN '' "
+		"THEN pg_get_expr(d.adbin, d.adrelid) END, a.attgenerated <> '', "
+		"a.attidentity <> '' FROM pg_attribute AS a JOIN base AS b ON "
+		"b.attnum = a.attnum AND b.typtype <> 'd' LEFT JOIN pg_attrdef AS d ON "
+		"d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT "
 		"a.attisdropped ORDER BY a.attnum",
 		1, &relation);
 
@@ -94,7 +96,7 @@ load_columns(PGconn *conn, PgError *err, SourceConfig *config, Buffer *version,
 		column->elem_type_oid = field_oid(res, i, 4);
 		column->type_category = PQgetvalue(res, i, 5)[0];
 		column->not_null = field_true(res, i, 6);
-		column->has_default = field_true(res, i, 7);
+		column->default_text = xstrdup(PQgetvalue(res, i, 7));
 		column->generated = field_true(res, i, 8);
 		column->identity = field_true(res, i, 9);
 		append_version(version, res, i, 10);

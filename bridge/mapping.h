@@ -46,9 +46,9 @@ typedef struct TableColumn
 	Oid			elem_type_oid; /* 0 if not an array (category A) */
 	char		type_category; /* pg_type.typcategory */
 	bool		not_null;
-	bool		has_default;
-	bool		generated; /* GENERATED ALWAYS AS (...) STORED or VIRTUAL */
-	bool		identity;  /* GENERATED ... AS IDENTITY */
+	const char *default_text; /* its expression, "" if there is none */
+	bool		generated;	  /* GENERATED ALWAYS AS (...) STORED or VIRTUAL */
+	bool		identity;	  /* GENERATED ... AS IDENTITY */
 } TableColumn;
 
 typedef struct Mapping Mapping;

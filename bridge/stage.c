@@ -10,7 +10,17 @@
 
 #include <string.h>
 
-/* The statement that makes the temporary table */
+/* Does what is not inserted leave a verdict? */
+static bool
+wants_verdicts(const SourceConfig *config)
+{
+	return config->branched && strcmp(config->on_conflict, "dead_letter") != 0;
+}
+
+/*
+ * The statement that makes the temporary table.  It has the target's defaults
+ * where its rows are judged.
+ */
 void
 stage_create_sql(const Writer *writer, Buffer *sql)
 {
@@ -25,6 +35,9 @@ stage_create_sql(const Writer *writer, Buffer *sql)
 		buf_append_str(sql, ", ");
 		pg_append_identifier(sql, config->columns[i].name);
 		buf_printf(sql, " %s", config->columns[i].type_name);
+		if (wants_verdicts(config) &&
+			config->columns[i].default_text[0] != '\0')
+			buf_printf(sql, " DEFAULT %s", config->columns[i].default_text);
 	}
 	buf_append_str(sql, ") ON COMMIT DELETE ROWS");
 }
@@ -213,9 +226,8 @@ void
 stage_insert_sql(const Writer *writer, const uint64_t *set, Buffer *sql)
 {
 	const SourceConfig *config = &writer->source->config;
-	bool				verdicts =
-		config->branched && strcmp(config->on_conflict, "dead_letter") != 0;
-	Buffer columns;
+	bool				verdicts = wants_verdicts(config);
+	Buffer				columns;
 
 	buf_init(&columns);
 	mapping_copy_columns(writer->mapping, set, &columns);

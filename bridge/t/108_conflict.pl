@@ -12,7 +12,7 @@ need('kafka');
 
 my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;
-$server->sql('CREATE ROLE bridge LOGIN IN ROLE fraud_bridge');
+$server->sql('CREATE ROLE bridge LOGIN IN ROLE fraud_bridge; CREATE SEQUENCE numbers; GRANT USAGE ON SEQUENCE numbers TO bridge');
 
 # Equal keys in one batch, then the same keys again in another
 sub source
@@ -97,6 +97,26 @@ $server->sql_is($rows->('update'), join("\n", '1|a|800|second||t|10', '1|b|2|non
 $server->sql_is("SELECT kafka_offset, is_fraud FROM fraud.verdicts WHERE source = 'judged' AND kafka_offset >= 10 ORDER BY 1",
 	"10|t\n11|f", 'verdicts of the later batch');
 $server->sql_is("SELECT count(*) FROM fraud.offsets WHERE next_offset = 13", 5, 'all positions are at the end');
+
+# Columns that a record does not bring are judged with their defaults, as they
+# are stored
+foreach my $how (qw(ignore update))
+{
+	my $defaults = $kafka->topic("defaults_$how");
+	$server->sql(<<"END");
+CREATE TABLE defaults_$how (id int PRIMARY KEY, country text DEFAULT 'D''E', number int DEFAULT nextval('numbers'));
+SELECT fraud.watch('defaults_$how');
+SELECT fraud.add_rule('defaults_$how', 'abroad', \$\$country IS DISTINCT FROM 'D''E' OR number IS NULL\$\$);
+SELECT fraud.add_source('defaults_$how', '$defaults', 'defaults_$how', on_conflict => '$how', fraud_topic => 'f_$how');
+GRANT INSERT, SELECT, UPDATE ON defaults_$how TO bridge;
+END
+	$kafka->produce($defaults, '{"id": 1}', '{"id": 1}', '{"id": 2, "country": "FR"}', '{"id": 1, "country": null}', '{"id": 2}');
+}
+run();
+$server->sql_is("SELECT kafka_offset, is_fraud FROM fraud.verdicts WHERE source = 'defaults_ignore' ORDER BY 1",
+	"1|f\n3|t\n4|f", 'ignore: verdicts by defaults');
+$server->sql_is("SELECT kafka_offset, is_fraud FROM fraud.verdicts WHERE source = 'defaults_update' ORDER BY 1",
+	"0|f\n1|f\n2|t\n3|t\n4|f", 'update: verdicts by defaults');
 
 # A primary key is needed
 my $keyless = $kafka->topic('keyless');
