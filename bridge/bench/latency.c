@@ -26,7 +26,7 @@
 
 #define FIRST_ID INT64_C(1000000000) /* as workload_message() has it */
 #define POLL_NS 500000				 /* between two questions */
-#define PATIENCE_S 30				 /* for the last rows */
+#define PATIENCE_S 30				 /* for the next row */
 #define SAMPLE 10					 /* of so many messages one is looked for */
 #define ASKED 1000					 /* rows asked for at once */
 
@@ -189,7 +189,8 @@ ask(PGconn *conn, const char *ids, Trial *trial)
 }
 
 /*
- * A connection that is ready to be asked
+ * A connection that is ready to be asked, by the primary key also while the
+ * table is small
  */
 static PGconn *
 open_connection(const char *connection, const char *table)
@@ -198,6 +199,7 @@ open_connection(const char *connection, const char *table)
 	char	  query[256];
 	PGresult *result;
 
+	PQclear(PQexec(conn, "SET enable_seqscan = off"));
 	snprintf(query, sizeof(query),
 			 "SELECT transaction_id FROM %s WHERE transaction_id = ANY "
 			 "($1::bigint[])",
@@ -226,12 +228,14 @@ watch(Trial *trial, const char *connection, const char *table)
 	buf_init(&ids);
 	while (first < trial->count / SAMPLE && !atomic_load(&trial->failed))
 	{
-		if (append_missing(trial, first, &ids) == 0)
-			patience = now() + PATIENCE_S;
-		else if (!ask(conn, ids.data, trial))
+		if (append_missing(trial, first, &ids) > 0 &&
+			!ask(conn, ids.data, trial))
 			break;
 		while (first < trial->count / SAMPLE && trial->seen[first] > 0)
+		{
 			first++;
+			patience = now() + PATIENCE_S;
+		}
 		if (now() > patience)
 		{
 			fprintf(stderr, "latency: rows do not come\n");
