@@ -37,6 +37,7 @@ TABLE last_alert;
 TABLE positions;
 -- what is not told stays as it was, that the position moves without a record
 SELECT move(0, 12, 15);
+SELECT move(0, 10, 11, 1, 'neighbour');
 SELECT fraud.begin_batch('position', 'topic', 0, 'cluster', 15, 16, 15, NULL, NULL, NULL,
                          '00000000-0000-0000-0000-000000000001');
 SELECT fraud.begin_batch('position', 'topic', 1, 'cluster', 10, 11, NULL, 1700000000001, '\x', 21,
