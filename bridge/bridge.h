@@ -195,6 +195,7 @@ extern int64_t	   pg_number(const PGresult *res, int row, int column);
 extern void pg_error_get(PGconn *conn, const PGresult *res, PgError *err);
 extern PgErrorClass pg_error_class(const char *sqlstate);
 extern bool			pg_lost(PGconn *conn);
+extern const char  *pg_settings_mend(PGconn *conn);
 extern void			pg_append_identifier(Buffer *buf, const char *name);
 extern void			pg_append_literal(Buffer *buf, const char *text);
 extern const char  *pg_error_text(const PgError *err, char *out, size_t size);

@@ -235,6 +235,7 @@ extern void writer_rollback(Writer *writer);
 extern WriteResult writer_copy_begin(Writer *writer, const char *table);
 extern bool		   writer_copy_end(Writer *writer);
 extern bool writer_send_rows(Writer *writer, const char *data, size_t len);
+extern void writer_mend_settings(Writer *writer);
 extern WriteResult writer_open_run(Writer *writer, const uint64_t *set);
 extern bool		   writer_close_run(Writer *writer);
 extern bool		   writer_make_stage(Writer *writer);

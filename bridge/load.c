@@ -80,11 +80,17 @@ load_send(Writer *writer)
 								  writer->load_columns.data, writer->load_kinds.data,
 								  writer->rows.data};
 	int				 lengths[4] = {0, 0, 0, (int) writer->rows.len};
-	WriteResult		 result = writer_flush(writer);
-	int64_t			 started = now_us();
+	WriteResult		 result = load_wait(writer);
+	int64_t			 started;
 
+	if (result == WRITE_OK)
+	{
+		writer_mend_settings(writer);
+		result = writer_flush(writer);
+	}
 	if (result != WRITE_OK)
 		return result;
+	started = now_us();
 	if (!prepare(writer))
 		return WRITE_ERROR;
 	if (PQsendQueryPrepared(writer->conn, LOAD_STATEMENT, 4, values, lengths,

@@ -33,6 +33,31 @@ static const char more_settings[] =
 	"SELECT pg_catalog.set_config(name, '0', false) FROM "
 	"pg_catalog.pg_settings WHERE name = 'transaction_timeout'";
 
+/*
+ * Does the session still read values as it should?  A trigger of the user's
+ * may have set something for good.  NULL, or the statement that mends it.
+ */
+const char *
+pg_settings_mend(PGconn *conn)
+{
+	/* what a server tells of by itself */
+	static const char *const told[][2] = {
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO, MDY"},
+		{"IntervalStyle", "postgres"},
+		{"standard_conforming_strings", "on"},
+	};
+
+	for (size_t i = 0; i < lengthof(told); i++)
+	{
+		const char *value = PQparameterStatus(conn, told[i][0]);
+
+		if (value != NULL && strcmp(value, told[i][1]) != 0)
+			return session_settings;
+	}
+	return NULL;
+}
+
 /* Warnings and notices of the server go to the log */
 static void
 log_notice(void *arg, const PGresult *res)

@@ -201,8 +201,11 @@ pipeline_write(Writer *writer, const char *topic, const char *cluster_id,
 			   const Move *moves, int nmoves)
 {
 	WriteResult result = WRITE_ERROR;
+	const char *mend = pg_settings_mend(writer->conn);
 	bool		sent;
 
+	if (mend != NULL && !pg_command(writer->conn, &writer->error, mend))
+		return WRITE_ERROR;
 	if (!prepare(writer))
 		return WRITE_ERROR;
 	if (PQenterPipelineMode(writer->conn) != 1)

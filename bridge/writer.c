@@ -335,6 +335,16 @@ writer_make_stage(Writer *writer)
 	return ok;
 }
 
+/* Have rows read as they should be, whatever those before have set */
+void
+writer_mend_settings(Writer *writer)
+{
+	const char *mend = pg_settings_mend(writer->conn);
+
+	if (mend != NULL)
+		writer_command(writer, '.', "%s", mend);
+}
+
 /* Begin to copy rows of these columns */
 WriteResult
 writer_open_run(Writer *writer, const uint64_t *set)
@@ -342,6 +352,7 @@ writer_open_run(Writer *writer, const uint64_t *set)
 	Buffer		table;
 	WriteResult result;
 
+	writer_mend_settings(writer);
 	buf_init(&table);
 	if (writer->staged)
 		stage_copy_sql(writer, set, &table);
