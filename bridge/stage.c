@@ -233,8 +233,10 @@ stage_insert_sql(const Writer *writer, const uint64_t *set, Buffer *sql)
 	mapping_copy_columns(writer->mapping, set, &columns);
 	if (verdicts)
 		buf_append_str(sql, "WITH applied AS (");
-	buf_printf(sql, "INSERT INTO %s (%s) SELECT %s FROM ", config->target,
-			   columns.data, columns.data);
+	/* as COPY has it */
+	buf_printf(sql,
+			   "INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM ",
+			   config->target, columns.data, columns.data);
 	append_rows(writer, set, sql);
 	append_conflict(writer, set, sql);
 	if (verdicts)

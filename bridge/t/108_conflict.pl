@@ -118,6 +118,18 @@ $server->sql_is("SELECT kafka_offset, is_fraud FROM fraud.verdicts WHERE source 
 $server->sql_is("SELECT kafka_offset, is_fraud FROM fraud.verdicts WHERE source = 'defaults_update' ORDER BY 1",
 	"0|f\n1|f\n2|t\n3|t\n4|f", 'update: verdicts by defaults');
 
+# A number that the table itself would give, brought by the record as COPY takes it
+my $numbered = $kafka->topic('numbered');
+$server->sql(<<"END");
+CREATE TABLE numbered (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount numeric);
+SELECT fraud.watch('numbered');
+SELECT fraud.add_source('numbered', '$numbered', 'numbered', mapping => '{"id": "/id"}', on_conflict => 'update');
+GRANT INSERT, SELECT, UPDATE ON numbered TO bridge;
+END
+$kafka->produce($numbered, '{"id": 7, "amount": 1}', '{"id": 8, "amount": 2}', '{"id": 7, "amount": 3}');
+run();
+$server->sql_is('SELECT id, amount, kafka_offset FROM numbered ORDER BY id', "7|3|2\n8|2|1", 'an identity column');
+
 # A primary key is needed
 my $keyless = $kafka->topic('keyless');
 $server->sql("CREATE TABLE keyless (id int); SELECT fraud.watch('keyless')");
