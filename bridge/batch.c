@@ -133,6 +133,15 @@ batch_forget(Partition *part)
 	part->position = part->next;
 }
 
+/* A partition is not to be written any more: take its records out */
+void
+batch_drop(Lane *lane, Partition *part)
+{
+	lane->nbatched -= part->nmessages;
+	batch_forget(part);
+	part->dropped = true;
+}
+
 /* Free the batch */
 void
 batch_discard(Lane *lane)
@@ -260,7 +269,7 @@ handle_event(Lane *lane, const rd_kafka_message_t *message)
 			/* deleted: if it comes back, it is to be compared again */
 			part = batch_partition(lane, message->partition);
 			if (part != NULL)
-				part->dropped = true;
+				batch_drop(lane, part);
 			log_warning("source \"%s\": partition %d of topic \"%s\" is gone",
 						lane->source->config.name, message->partition,
 						lane->source->config.topic);

@@ -364,6 +364,7 @@ extern bool		  position_ends(Lane *lane, int npartitions);
 extern void		  batch_collect(Lane *lane, int wait_ms);
 extern bool		  batch_ready(const Lane *lane);
 extern void		  batch_discard(Lane *lane);
+extern void		  batch_drop(Lane *lane, Partition *part);
 extern void		  batch_forget(Partition *part);
 extern void		  batch_verified(Lane *lane, Partition *part);
 extern Partition *batch_partition(Lane *lane, int32_t id);

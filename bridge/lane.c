@@ -285,9 +285,7 @@ lose_partition(Lane *lane, Partition *part)
 {
 	log_warning("source \"%s\": partition %d was moved or taken by another",
 				lane->source->config.name, part->id);
-	lane->nbatched -= part->nmessages;
-	batch_forget(part);
-	part->dropped = true;
+	batch_drop(lane, part);
 }
 
 /*

@@ -64,8 +64,7 @@ ownership_drop(Lane *lane, int index)
 	unassign(lane, part->id);
 	batch_verified(lane, part);
 	metrics_partition(lane->source, part->id, -1, -1);
-	lane->nbatched -= part->nmessages;
-	batch_forget(part);
+	batch_drop(lane, part);
 	free(part->messages);
 	lane->parts[index] = lane->parts[--lane->nparts];
 	atomic_store(&lane->owned, lane->nparts);

@@ -292,13 +292,13 @@ position_lost(Lane *lane, int32_t partition)
 
 	if (!query_log(lane, partition, &low, &high))
 	{
-		part->dropped = true; /* taken again later, and looked at then */
+		batch_drop(lane, part); /* taken again later, and looked at then */
 		return;
 	}
 	if (part->position >= low && part->position <= high)
 	{
 		/* of no account: take it again */
-		part->dropped = true;
+		batch_drop(lane, part);
 		return;
 	}
 	halt_out_of_range(lane, partition, part->position, low, high);

@@ -322,11 +322,7 @@ fenced(Lane *lane)
 				"the batch is given up",
 				lane->source->config.name, lane->writer.fenced_partition);
 	if (part != NULL)
-	{
-		lane->nbatched -= part->nmessages;
-		batch_forget(part);
-		part->dropped = true;
-	}
+		batch_drop(lane, part);
 	return STORE_FENCED;
 }
 

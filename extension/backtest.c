@@ -25,7 +25,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -482,7 +481,7 @@ fraud_backtest(PG_FUNCTION_ARGS)
 		run_rows(&test);
 	}
 	cleared = count_cleared(&test);
-	AtEOXact_GUC(true, level);
+	settings_end_compile(level);
 	table_close(test.rel, AccessShareLock);
 	PG_RETURN_DATUM(
 		tally_row(fcinfo, test.tally, ruleset_has_marks(test.rs), cleared));

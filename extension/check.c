@@ -424,14 +424,14 @@ judge_message(Relation rel, RuleSet *rs, Jsonb *message, Datum *values,
 Datum
 fraud_check(PG_FUNCTION_ARGS)
 {
-	text		  *target;
-	Jsonb		  *message;
-	Relation	   rel;
-	RuleSet		  *rs;
-	TupleDesc	   desc;
-	SettingsSaved *saved;
-	Datum		   values[4];
-	bool		   nulls[4] = {false};
+	text		 *target;
+	Jsonb		 *message;
+	Relation	  rel;
+	RuleSet		 *rs;
+	TupleDesc	  desc;
+	SettingsSaved saved;
+	Datum		  values[4];
+	bool		  nulls[4] = {false};
 
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -451,14 +451,14 @@ fraud_check(PG_FUNCTION_ARGS)
 	if (rs == NULL)
 		elog(ERROR, "table \"%s\" is not watched",
 			 RelationGetRelationName(rel));
-	saved = settings_fix_for_rules();
+	settings_fix_for_rules(&saved);
 	PG_TRY();
 	{
 		judge_message(rel, rs, message, values, nulls);
 	}
 	PG_FINALLY();
 	{
-		settings_restore(saved);
+		settings_restore(&saved);
 	}
 	PG_END_TRY();
 	table_close(rel, AccessShareLock);

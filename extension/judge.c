@@ -196,10 +196,10 @@ judge_rules(RuleSet *rs, JudgeMode mode, bool timed)
 static bool
 judge_rules_fixed(RuleSet *rs, JudgeMode mode, bool timed)
 {
-	SettingsSaved *saved = settings_fix_for_rules();
-	volatile bool  any = true;
+	SettingsSaved saved;
+	volatile bool any = true;
 
-	if (saved == NULL)
+	if (!settings_fix_for_rules(&saved))
 		return judge_rules(rs, mode, timed);
 	PG_TRY();
 	{
@@ -207,7 +207,7 @@ judge_rules_fixed(RuleSet *rs, JudgeMode mode, bool timed)
 	}
 	PG_FINALLY();
 	{
-		settings_restore(saved);
+		settings_restore(&saved);
 	}
 	PG_END_TRY();
 	return any;

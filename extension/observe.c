@@ -171,16 +171,17 @@ make_object(TupleTableSlot *slot, Bitmapset *columns, int limit)
 Datum
 observe_columns(TupleTableSlot *slot, Bitmapset *columns, int limit)
 {
-	SettingsSaved *saved = settings_fix();
-	Jsonb		  *object = NULL;
+	SettingsSaved saved;
+	Jsonb *volatile object = NULL;
 
+	settings_fix(&saved);
 	PG_TRY();
 	{
 		object = make_object(slot, columns, limit);
 	}
 	PG_FINALLY();
 	{
-		settings_restore(saved);
+		settings_restore(&saved);
 	}
 	PG_END_TRY();
 	return JsonbPGetDatum(object);

@@ -271,22 +271,39 @@ extern void		rule_build_guarded(Rule *rule, Relation rel,
 
 /* ---- setting.c: the fixed settings ---- */
 
-typedef struct SettingsSaved SettingsSaved;
+/* What was there before the fixed values */
+typedef struct SettingsSaved
+{
+	bool		  changed; /* else there is nothing here */
+	struct pg_tz *timezone;
+	int			  date_style;
+	int			  date_order;
+	int			  interval_style;
+	int			  float_digits;
+	int			  bytea_format;
+	int			  xml_binary;
+	int			  xml_option;
+	bool		  array_nulls;
+	bool		  quote_all;
+
+	struct TimeZoneAbbrevTable *abbreviations; /* NULL: left alone */
+} SettingsSaved;
 
 /*
  * Settings for running: put the fixed values into the server's variables and
- * give back what was there, or NULL if they were there already.  Very cheap;
+ * give back what was there; false if they were there already.  Very cheap;
  * not undone by an error: use PG_TRY/PG_FINALLY.
  */
-extern SettingsSaved *settings_fix(void);
+extern bool settings_fix(SettingsSaved *saved);
 /* The same, and abbreviations of zones, which matter only for reading */
-extern SettingsSaved *settings_fix_for_rules(void);
-extern void			  settings_restore(SettingsSaved *saved);
+extern bool settings_fix_for_rules(SettingsSaved *saved);
+extern void settings_restore(const SettingsSaved *saved);
 /*
  * Settings for compiling: search_path too, on a GUC nest level, undone by
- * AtEOXact_GUC(false, level) or by the (sub)transaction's abort.
+ * settings_end_compile(level) or by the (sub)transaction's abort.
  */
-extern int settings_fix_for_compile(void);
+extern int	settings_fix_for_compile(void);
+extern void settings_end_compile(int level);
 
 /* ---- plain*.c: without the expression interpreter ---- */
 

@@ -531,20 +531,20 @@ row_write_bounded(RowWriter *writer, TupleTableSlot *slot)
 Jsonb *
 row_to_jsonb(RuleSet *rs, TupleTableSlot *slot)
 {
-	SettingsSaved *saved;
+	SettingsSaved saved;
 	Jsonb *volatile jsonb = NULL;
 
 	if (rs->writer == NULL)
 		rs->writer = writer_create(rs);
 	slot_getallattrs(slot);
-	saved = settings_fix();
+	settings_fix(&saved);
 	PG_TRY();
 	{
 		jsonb = row_write_bounded(rs->writer, slot);
 	}
 	PG_FINALLY();
 	{
-		settings_restore(saved);
+		settings_restore(&saved);
 	}
 	PG_END_TRY();
 	return jsonb;

@@ -25,7 +25,6 @@
 #include "parser/parser.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/fmgroids.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -534,7 +533,7 @@ rule_compile(Relation rel, const char *condition)
 								   SECURITY_LOCAL_USERID_CHANGE);
 	node = compile_placed(rel, condition);
 	SetUserIdAndSecContext(user, context);
-	AtEOXact_GUC(true, level);
+	settings_end_compile(level);
 
 	MemoryContextSwitchTo(caller);
 	node = copyObject(node);

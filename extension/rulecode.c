@@ -12,7 +12,6 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 
 #include "pg_fraud.h"
@@ -242,7 +241,7 @@ ruleset_compile(RuleSet *rs, Relation rel, List *sets)
 	for (int i = 0; i < rs->nrules; i++)
 		if (rs->rules[i].code == NULL)
 			rule_build_code(rs, &rs->rules[i], rel);
-	AtEOXact_GUC(true, level);
+	settings_end_compile(level);
 }
 
 /*

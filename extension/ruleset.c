@@ -401,9 +401,10 @@ ruleset_create(Relation rel, MemoryContext parent)
 static char *
 qualified_name(Oid relid)
 {
-	SettingsSaved *saved = settings_fix();
+	SettingsSaved saved;
 	char *volatile name = NULL;
 
+	settings_fix(&saved);
 	PG_TRY();
 	{
 		name = quote_qualified_identifier(
@@ -411,7 +412,7 @@ qualified_name(Oid relid)
 	}
 	PG_FINALLY();
 	{
-		settings_restore(saved);
+		settings_restore(&saved);
 	}
 	PG_END_TRY();
 	return name;

@@ -30,26 +30,6 @@
 
 #include "pg_fraud.h"
 
-struct SettingsSaved
-{
-	bool   in_use;
-	pg_tz *timezone;
-	int	   date_style;
-	int	   date_order;
-	int	   interval_style;
-	int	   float_digits;
-	int	   bytea_format;
-	int	   xml_binary;
-	int	   xml_option;
-	bool   array_nulls;
-	bool   quote_all;
-
-	TimeZoneAbbrevTable *abbreviations; /* NULL: the default ones */
-};
-
-/* What was there, while the fixed values are in place; no nesting needed */
-static SettingsSaved saved_settings;
-
 static pg_tz *utc = NULL;
 
 /* Tables of abbreviations of zones: the default one, and a session's last */
@@ -59,13 +39,21 @@ static TimeZoneAbbrevTable *default_abbreviations = NULL;
 static TimeZoneAbbrevTable *session_abbreviations = NULL;
 static char				   *session_abbreviations_name = NULL;
 
+/* The default table is in the place of the session's */
+static bool abbreviations_fixed = false;
+
+/* How many have changed settings and not put them back yet: user's code that
+ * runs meanwhile can store rows that are judged */
+static int nfixed = 0;
+
 /*
  * Keep what is in the server's variables.
  */
 static void
 settings_save(SettingsSaved *saved)
 {
-	saved->in_use = true;
+	saved->changed = true;
+	nfixed++;
 	saved->timezone = session_timezone;
 	saved->date_style = DateStyle;
 	saved->date_order = DateOrder;
@@ -80,25 +68,11 @@ settings_save(SettingsSaved *saved)
 }
 
 /*
- * Put the fixed values into the server's variables.  Returns NULL when
- * nothing had to be changed.
+ * Put the fixed values into the server's variables.
  */
-SettingsSaved *
-settings_fix(void)
+static void
+settings_put(void)
 {
-	SettingsSaved *saved = &saved_settings;
-
-	if (unlikely(utc == NULL))
-		utc = pg_tzset("UTC");
-
-	if (session_timezone == utc && DateStyle == USE_ISO_DATES &&
-		DateOrder == DATEORDER_MDY && IntervalStyle == INTSTYLE_POSTGRES &&
-		extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
-		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
-		Array_nulls && !quote_all_identifiers)
-		return NULL;
-
-	settings_save(saved);
 	session_timezone = utc;
 	DateStyle = USE_ISO_DATES;
 	DateOrder = DATEORDER_MDY;
@@ -110,7 +84,29 @@ settings_fix(void)
 	Array_nulls = true;
 	quote_all_identifiers = false;
 	compat_forget_abbreviations();
-	return saved;
+}
+
+/*
+ * Have the fixed values in the server's variables.  False when nothing had
+ * to be changed.
+ */
+bool
+settings_fix(SettingsSaved *saved)
+{
+	saved->changed = false;
+	if (unlikely(utc == NULL))
+		utc = pg_tzset("UTC");
+
+	if (session_timezone == utc && DateStyle == USE_ISO_DATES &&
+		DateOrder == DATEORDER_MDY && IntervalStyle == INTSTYLE_POSTGRES &&
+		extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
+		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
+		Array_nulls && !quote_all_identifiers)
+		return false;
+
+	settings_save(saved);
+	settings_put();
+	return true;
 }
 
 /*
@@ -142,37 +138,36 @@ other_abbreviations(void)
 /*
  * The same for rules, which may read times as well as write them.
  */
-SettingsSaved *
-settings_fix_for_rules(void)
+bool
+settings_fix_for_rules(SettingsSaved *saved)
 {
-	TimeZoneAbbrevTable *other = other_abbreviations();
-	SettingsSaved		*saved = settings_fix();
+	TimeZoneAbbrevTable *other =
+		abbreviations_fixed ? NULL : other_abbreviations();
+	bool changed = settings_fix(saved);
 
 	if (likely(other == NULL))
-		return saved;
+		return changed;
 	if (default_abbreviations == NULL)
 		default_abbreviations = load_tzoffsets(DEFAULT_ABBREVIATIONS);
 	if (default_abbreviations == NULL)
-		return saved;
-	if (saved == NULL)
-	{
-		saved = &saved_settings;
+		return changed;
+	if (!changed)
 		settings_save(saved);
-	}
 	saved->abbreviations = other;
 	InstallTimeZoneAbbrevs(default_abbreviations);
-	return saved;
+	abbreviations_fixed = true;
+	return true;
 }
 
 /*
- * Put back what settings_fix found.
+ * Put back what settings_fix has changed.
  */
 void
-settings_restore(SettingsSaved *saved)
+settings_restore(const SettingsSaved *saved)
 {
-	if (saved == NULL || !saved->in_use)
+	if (!saved->changed)
 		return;
-
+	nfixed--;
 	session_timezone = saved->timezone;
 	DateStyle = saved->date_style;
 	DateOrder = saved->date_order;
@@ -184,14 +179,15 @@ settings_restore(SettingsSaved *saved)
 	Array_nulls = saved->array_nulls;
 	quote_all_identifiers = saved->quote_all;
 	compat_forget_abbreviations();
-	if (saved->abbreviations != NULL)
-		InstallTimeZoneAbbrevs(saved->abbreviations);
-	saved->in_use = false;
+	if (saved->abbreviations == NULL)
+		return;
+	InstallTimeZoneAbbrevs(saved->abbreviations);
+	abbreviations_fixed = false;
 }
 
 /*
- * Set the fixed settings for parsing and planning a rule.  The caller ends
- * the nest level that is returned.
+ * Set the fixed settings for parsing and planning a rule, on the nest level
+ * that is returned, for settings_end_compile.
  */
 int
 settings_fix_for_compile(void)
@@ -224,4 +220,18 @@ settings_fix_for_compile(void)
 									 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
 									 false);
 	return level;
+}
+
+/*
+ * Take them back.  What is fixed for running was overwritten by that, if this
+ * comes in the middle of it.
+ */
+void
+settings_end_compile(int level)
+{
+	AtEOXact_GUC(true, level);
+	if (nfixed > 0)
+		settings_put();
+	if (abbreviations_fixed)
+		InstallTimeZoneAbbrevs(default_abbreviations);
 }

@@ -120,6 +120,17 @@ SELECT table_name, count(*), count(DISTINCT event_id), min(rules::text), max(sco
   FROM fraud.alerts WHERE table_name IN ('ledger.led', 'ledger.further') GROUP BY 1 ORDER BY 1;
 SELECT count(*) FROM (TABLE further UNION ALL SELECT id, note, is_fraud, fraud_score, fraud_rules, fraud_alert_id FROM led) AS t
   LEFT JOIN fraud.alerts AS a ON a.id = t.fraud_alert_id WHERE a.id IS NULL;
+-- and the session keeps its settings
+SELECT fraud.add_rule('further', 'dated', $$CASE WHEN length(note) < 40 THEN note::timestamptz > '2026-01-05 10:00+00' END$$);
+SET timezone_abbreviations = 'India';
+SET TimeZone = 'Asia/Tokyo';
+SET DateStyle = 'German';
+INSERT INTO led VALUES (4, '', 'on');
+INSERT INTO led VALUES (5, '', 'on');
+SELECT '2026-01-05 10:00+00'::timestamptz, '2026-01-05 10:00 IST'::timestamptz;
+RESET DateStyle;
+RESET TimeZone;
+RESET timezone_abbreviations;
 
 -- values that are too long for a row's JSON are left out, the row and its alert stay
 CREATE TABLE long (id int, t text, j json, b bytea, short text);
