@@ -427,7 +427,7 @@ is_ledger_trigger(const Trigger *trigger)
 }
 
 /*
- * Does a trigger fire, as this session replicates or does not?
+ * Does a trigger fire, under the present session_replication_role?
  */
 bool
 trigger_fires(const Trigger *trigger)

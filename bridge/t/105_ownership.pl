@@ -16,13 +16,7 @@ my $kafka = PgFraud::Kafka->shared;
 my $topic = $kafka->topic('owned', partitions => 6);
 my $lease = 3;
 
-$server->sql(<<"END");
-CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
-CREATE TABLE payments (id int, amount numeric);
-SELECT fraud.watch('payments');
-SELECT fraud.add_source('payments', '$topic', 'payments');
-GRANT INSERT ON payments TO bridge;
-END
+PgFraud::Bridge->payments($server, $topic);
 
 my $next = 0;
 sub start

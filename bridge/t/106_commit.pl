@@ -16,14 +16,8 @@ my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;
 my $topic = $kafka->topic('commit', partitions => 2);
 
-$server->sql(<<"END");
-CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
-CREATE TABLE payments (id int, amount numeric);
-SELECT fraud.watch('payments');
-SELECT fraud.add_rule('payments', 'all', 'amount > 0');
-SELECT fraud.add_source('payments', '$topic', 'payments');
-GRANT INSERT ON payments TO bridge;
-END
+PgFraud::Bridge->payments($server, $topic);
+$server->sql("SELECT fraud.add_rule('payments', 'all', 'amount > 0')");
 
 my $proxy = PgFraud::Proxy->start($server->port);
 my $bridge = PgFraud::Bridge->start($server, $kafka,

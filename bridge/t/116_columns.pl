@@ -16,13 +16,7 @@ my $server = PgFraud::Server->new('main');
 my $kafka = PgFraud::Kafka->shared;
 my $topic = $kafka->topic('columns');
 
-$server->sql(<<"END");
-CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
-CREATE TABLE payments (id int, amount numeric);
-SELECT fraud.watch('payments');
-SELECT fraud.add_source('payments', '$topic', 'payments');
-GRANT INSERT ON payments TO bridge;
-END
+PgFraud::Bridge->payments($server, $topic);
 my $bridge = PgFraud::Bridge->start($server, $kafka,
 	user => 'bridge', options => [ '--only=ingest', '--workers=1' ]);
 $kafka->produce($topic, '{"id": 1, "amount": 1}');

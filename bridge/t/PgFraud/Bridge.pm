@@ -62,6 +62,19 @@ sub start
 	return $self;
 }
 
+# A watched table, its source, and the role bridge that may fill it
+sub payments
+{
+	my (undef, $server, $topic) = @_;
+	$server->sql(<<"END");
+CREATE ROLE bridge LOGIN IN ROLE fraud_bridge;
+CREATE TABLE payments (id int, amount numeric);
+SELECT fraud.watch('payments');
+SELECT fraud.add_source('payments', '$topic', 'payments');
+GRANT INSERT ON payments TO bridge;
+END
+}
+
 # Starts one for its sinks alone, which needs no Kafka
 sub forward
 {
